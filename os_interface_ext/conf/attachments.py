@@ -1,0 +1,36 @@
+"""``[attachments]``: the records and their times."""
+
+from oslo_config import cfg
+
+GROUP = cfg.OptGroup('attachments', title='Attachment records')
+
+OPTS = [
+    cfg.FloatOpt(
+        'lease',
+        default=30.0,
+        min=1.0,
+        help='Seconds for which a process holds a record that it works on. It must be longer than the sum of '
+        'the time-outs of the drivers: when it has run out, another process may go on with the record.',
+    ),
+    cfg.FloatOpt(
+        'wait',
+        default=10.0,
+        min=0.0,
+        help='Seconds that an attach waits for a port that is in motion, before it answers 503.',
+    ),
+    cfg.IntOpt(
+        'history_days',
+        default=30,
+        min=0,
+        help='Days for which the result of a finished detach is kept.',
+    ),
+]
+
+
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    conf.register_group(GROUP)
+    conf.register_opts(OPTS, group=GROUP)
+
+
+def list_opts() -> list:
+    return [(GROUP, OPTS)]

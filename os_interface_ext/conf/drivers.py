@@ -1,0 +1,32 @@
+"""``[os_interface]``: which backends are used."""
+
+from oslo_config import cfg
+
+GROUP = cfg.OptGroup('os_interface', title='Backend drivers')
+
+OPTS = [
+    cfg.StrOpt(
+        'server_driver',
+        default='sql',
+        help='Tells who a server is: a name of the entry points os_interface_ext.server_drivers.',
+    ),
+    cfg.StrOpt(
+        'network_driver',
+        default='sql',
+        help='Tells and makes ports: a name of the entry points os_interface_ext.network_drivers.',
+    ),
+    cfg.StrOpt(
+        'vif_driver',
+        default='noop',
+        help='Plugs ports into servers: a name of the entry points os_interface_ext.vif_drivers.',
+    ),
+]
+
+
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    conf.register_group(GROUP)
+    conf.register_opts(OPTS, group=GROUP)
+
+
+def list_opts() -> list:
+    return [(GROUP, OPTS)]

@@ -1,0 +1,84 @@
+"""Who asks: the identity in a WSGI environ, as a RequestContext."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from oslo_context import context as oslo_context
+
+from os_interface_ext import exceptions
+
+#: environ key under which middleware of this package hands over an identity
+IDENTITY_KEY = 'os_interface_ext.identity'
+#: environ key that keystonemiddleware sets, and that no HTTP header can forge
+KEYSTONE_KEY = 'keystone.token_auth'
+
+_GLOBAL_REQUEST_ID = re.compile(r'req-[a-f0-9]{8}(?:-[a-f0-9]{4}){3}-[a-f0-9]{12}')
+
+Identity = Callable[[Mapping[str, Any]], 'RequestContext | None']
+
+
+class RequestContext(oslo_context.RequestContext):
+    """The identity and the request ids of one request.
+
+    Unlike its base it never becomes the thread's current context: the host may have one of its own.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault('is_admin', None)
+        super().__init__(**kwargs, overwrite=False)
+
+    def update_store(self) -> None:
+        """Leave the thread's current context to the host."""
+
+    def check_is_admin(self) -> bool:
+        """Whether the caller is an administrator, where no policy has said so yet."""
+        return 'admin' in self.roles
+
+
+def service_context() -> RequestContext:
+    """The context in which this service acts for itself, with no caller behind it."""
+    return RequestContext(is_admin=True, roles=['admin'])
+
+
+def from_environ(environ: Mapping[str, Any], identity: Identity | None = None) -> RequestContext:
+    """The context of a request.
+
+    :param identity: the host's own way to authenticate; asked alone if it is given
+    :raises Unauthorized: if nobody trustworthy has said who asks. Bare ``X-Roles`` and such never count:
+        they are read only when keystonemiddleware has left its mark, and it removes forged ones.
+    """
+    if identity is not None:
+        ctxt = identity(environ)
+    elif IDENTITY_KEY in environ:
+        ctxt = RequestContext(**environ[IDENTITY_KEY], **_request_ids(environ))
+    else:
+        ctxt = _from_keystone(environ)
+    if ctxt is None:
+        raise exceptions.Unauthorized()
+    return ctxt
+
+
+def request_ids(environ: Mapping[str, Any]) -> dict[str, str]:
+    """The request id of this hop, made here unless a middleware made one, and the caller's global one."""
+    return _request_ids(environ)
+
+
+def _request_ids(environ: Mapping[str, Any]) -> dict[str, str]:
+    ids = {'request_id': environ.get('openstack.request_id') or oslo_context.generate_request_id()}
+    sent = environ.get('openstack.global_request_id') or environ.get('HTTP_X_OPENSTACK_REQUEST_ID', '')
+    if _GLOBAL_REQUEST_ID.fullmatch(sent):
+        ids['global_request_id'] = sent
+    return ids
+
+
+def _from_keystone(environ: Mapping[str, Any]) -> RequestContext | None:
+    token = environ.get(KEYSTONE_KEY)
+    # With delay_auth_decision the middleware lets a bad token through, without a user.
+    if token is None or not getattr(token, 'has_user_token', False):
+        return None
+    if environ.get('HTTP_X_IDENTITY_STATUS') != 'Confirmed':
+        return None
+    return RequestContext.from_environ(environ, **_request_ids(environ))

@@ -1,0 +1,165 @@
+"""The database of one configuration: its engine, its transactions, its clock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from oslo_config import cfg
+from oslo_db import exception as db_exc
+from oslo_db.sqlalchemy import exc_filters
+from sqlalchemy.ext import compiler
+from sqlalchemy.sql import functions
+
+from os_interface_ext import exceptions
+
+_databases: weakref.WeakKeyDictionary[cfg.ConfigOpts, Database] = weakref.WeakKeyDictionary()
+_databases_lock = threading.Lock()
+
+
+class Database:
+    """An engine that is made lazily, anew in each process, and two ways to use it.
+
+    The errors are oslo.db's (``DBDuplicateEntry``, ``DBDeadlock``, ``DBConnectionError``). oslo.db's own
+    engine factory is not used: it opens a SQLite file anew for each transaction and begins it DEFERRED.
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        self._conf = conf.database
+        self._lock = threading.Lock()
+        self._pid: int | None = None
+        self._engine: sa.Engine | None = None
+
+    @classmethod
+    def of(cls, conf: cfg.ConfigOpts) -> Database:
+        """The database of a configuration object: the same one for all that are given this object."""
+        with _databases_lock:
+            if conf not in _databases:
+                _databases[conf] = cls(conf)
+            return _databases[conf]
+
+    @property
+    def url(self) -> str:
+        """The URL without its password."""
+        return sa.make_url(self._conf.connection).render_as_string(hide_password=True)
+
+    @property
+    def engine(self) -> sa.Engine:
+        if self._pid != os.getpid():
+            with self._lock:
+                if self._pid != os.getpid():
+                    if self._engine is not None:
+                        # Of the parent process: its connections are not ours to close.
+                        self._engine.dispose(close=False)
+                    self._engine = _create(self._conf)
+                    self._write_engine = self._engine.execution_options(osif_write=True)
+                    self._pid = os.getpid()
+        assert self._engine is not None
+        return self._engine
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for reading, without a transaction around it."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction: committed at the end of the block, rolled back if an error leaves it."""
+        self.engine  # noqa: B018 (made on first use)
+        with self._write_engine.begin() as connection:
+            yield connection
+
+    def dispose(self) -> None:
+        """Close all connections (before a fork, at the end)."""
+        if self._engine is not None and self._pid == os.getpid():
+            self._engine.dispose()
+
+
+def _create(conf: Any) -> sa.Engine:
+    try:
+        url = sa.make_url(conf.connection)
+        options: dict[str, Any] = {'pool_recycle': conf.connection_recycle_time}
+        if url.get_backend_name() == 'sqlite':
+            if not url.database or url.database == ':memory:':
+                raise exceptions.ConfigurationError(
+                    f'option [database] connection: {conf.connection!r} is not a file; '
+                    'records that nobody else sees are of no use: name a file'
+                )
+            options['connect_args'] = {'timeout': conf.busy_timeout, 'check_same_thread': False}
+        else:
+            options['pool_pre_ping'] = True
+            if url.get_backend_name() in ('mysql', 'mariadb') and 'charset' not in url.query:
+                options['connect_args'] = {'charset': 'utf8mb4'}
+        engine = sa.create_engine(
+            url,
+            poolclass=sa.QueuePool,
+            pool_size=conf.max_pool_size,
+            max_overflow=conf.max_overflow,
+            pool_timeout=conf.pool_timeout,
+            **options,
+        )
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
+        raise exceptions.ConfigurationError(
+            f'option [database] connection: {conf.connection.split("@")[-1]!r} is not a database URL ({error})'
+        ) from error
+    except ImportError as error:
+        raise exceptions.ConfigurationError(
+            f'option [database] connection: its driver is missing ({error}): '
+            'install os-interface-ext[postgresql] or os-interface-ext[mysql]'
+        ) from error
+    exc_filters.register_engine(engine)
+    if engine.dialect.name == 'sqlite':
+        sa.event.listen(engine, 'connect', _sqlite_connect)
+        sa.event.listen(engine, 'begin', _sqlite_begin)
+    return engine
+
+
+def _sqlite_connect(connection: Any, _record: Any) -> None:
+    # The driver begins no transaction of its own; WAL lets readers and one writer of many processes live
+    # side by side, and FULL makes each commit durable.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute('PRAGMA journal_mode=WAL')
+    cursor.execute('PRAGMA synchronous=FULL')
+    cursor.execute('PRAGMA foreign_keys=ON')
+    cursor.close()
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    # IMMEDIATE: a transaction that reads first and writes later would otherwise fail with "locked" when
+    # another writer came between, and no waiting would help it.
+    if connection.get_execution_options().get('osif_write'):
+        connection.exec_driver_sql('BEGIN IMMEDIATE')
+
+
+class now(functions.FunctionElement[float]):
+    """Seconds since 1970 by the clock of the database: one clock for all processes and hosts."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiler.compiles(now, 'sqlite')
+def _now_sqlite(element: now, compiler: Any, **kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiler.compiles(now, 'postgresql')
+def _now_postgresql(element: now, compiler: Any, **kw: Any) -> str:
+    return 'CAST(extract(epoch FROM clock_timestamp()) AS double precision)'
+
+
+@compiler.compiles(now, 'mysql')
+@compiler.compiles(now, 'mariadb')
+def _now_mysql(element: now, compiler: Any, **kw: Any) -> str:
+    return 'CAST(unix_timestamp(sysdate(6)) AS double)'
+
+
+DuplicateEntry = db_exc.DBDuplicateEntry
+DatabaseError = db_exc.DBError

@@ -1,0 +1,261 @@
+"""The three kinds of driver: what a backend must do, and the values that go in and out.
+
+A driver is one class. It is constructed with the configuration object (``Driver(conf)``), registers its
+own option group on it, and is found by its entry point. Every method takes the request context first and
+is **idempotent**: a call repeated after a crash does no harm and ends in the same state. Besides the
+errors that a method names, any may raise
+
+- :class:`~os_interface_ext.exceptions.Unavailable`: nothing happened,
+- :class:`~os_interface_ext.exceptions.UnknownOutcome`: it may have happened; the caller settles it by
+  asking again,
+- :class:`~os_interface_ext.exceptions.NotSupported`.
+
+The suites in :mod:`os_interface_ext.testing` check these promises against any driver.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from os_interface_ext import exceptions
+from os_interface_ext.context import RequestContext
+
+#: Capabilities that a VIF driver may state for a server.
+TAGGED_ATTACH = 'tagged_attach'
+LIVE_UNPLUG = 'live_unplug'
+
+
+def vnic_capability(vnic_type: str) -> str:
+    """The capability that says: ports of this vnic_type can be plugged."""
+    return f'vnic_type:{vnic_type}'
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fence:
+    """How long the holder of a record may begin side effects, and in whose turn.
+
+    ``generation`` grows each time somebody takes hold of the record. ``deadline`` is in seconds of
+    :func:`time.monotonic` of this process.
+    """
+
+    generation: int
+    deadline: float
+
+    def remaining(self) -> float:
+        """Seconds that are left; never negative."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def check(self) -> None:
+        """To be called right before a side effect.
+
+        :raises DeadlinePassed: if none may be begun any more
+        """
+        if time.monotonic() >= self.deadline:
+            raise exceptions.DeadlinePassed()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Server:
+    """A server as its controller knows it; states in Nova's words (``vm_state``, ``task_state``).
+
+    ``locked_by`` is None, ``'owner'`` or ``'admin'``.
+    """
+
+    id: str
+    project_id: str
+    name: str = ''
+    host: str | None = None
+    vm_state: str = 'active'
+    task_state: str | None = None
+    locked_by: str | None = None
+    availability_zone: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FixedIP:
+    """An address of a port, in its canonical form."""
+
+    subnet_id: str
+    ip_address: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Port:
+    """A port of the network backend.
+
+    ``status`` is ACTIVE, DOWN, BUILD or ERROR. ``device_id`` is the server (or router) that has the port,
+    None or empty if nobody has. ``mark`` is what :meth:`NetworkDriver.create` was given, None for ports
+    that were not made by this project. ``tag`` is a device tag that the backend itself knows. ``mtu``,
+    ``vif_type`` and ``vif_details`` are for VIF drivers.
+    """
+
+    id: str
+    network_id: str
+    mac_address: str
+    project_id: str
+    fixed_ips: tuple[FixedIP, ...] = ()
+    status: str = 'DOWN'
+    device_id: str | None = None
+    device_owner: str = ''
+    host: str | None = None
+    vnic_type: str = 'normal'
+    admin_state_up: bool = True
+    name: str = ''
+    mark: str | None = None
+    tag: str | None = None
+    mtu: int | None = None
+    vif_type: str | None = None
+    vif_details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PortRequest:
+    """What a port is to be made of.
+
+    ``network_id`` None means the only network that the server's project has. ``ip_address`` is canonical,
+    and given only together with a network.
+    """
+
+    network_id: str | None = None
+    ip_address: str | None = None
+
+
+class ServerDriver(abc.ABC):
+    """Tells who a server is."""
+
+    @abc.abstractmethod
+    def get(self, ctxt: RequestContext, server_id: str) -> Server:
+        """The server, whoever asks: the caller decides who may see it.
+
+        ``server_id`` is what stood in the URL and may be any text; an odd one is simply not found.
+
+        :raises ServerNotFound:
+        """
+
+    # Optional: a driver that does not override this is never called.
+    def attachments_changed(  # noqa: B027
+        self, ctxt: RequestContext, server_id: str, event: str
+    ) -> None:
+        """The ports of a server have changed; ``event`` is ``attached`` or ``detached``.
+
+        Called before the change is answered, at least once for each change, and repeated until it
+        returns. A server that is gone is no error.
+        """
+
+
+class NetworkDriver(abc.ABC):
+    """Tells and makes ports."""
+
+    @abc.abstractmethod
+    def list_ports(self, ctxt: RequestContext, server_id: str) -> list[Port]:
+        """All ports whose device is the server, in one round trip; empty if there is none."""
+
+    @abc.abstractmethod
+    def get_port(self, ctxt: RequestContext, port_id: str) -> Port:
+        """One port, of whichever project; ``port_id`` may be any text.
+
+        :raises PortNotFound:
+        """
+
+    @abc.abstractmethod
+    def create(
+        self, ctxt: RequestContext, server: Server, request: PortRequest, mark: str, fence: Fence
+    ) -> Port:
+        """Make a port for the server, in the server's project, with the server as its device.
+
+        The same mark gives the same port: a call repeated after a lost answer makes no second one.
+
+        :raises NetworkNotFound: unknown, or not visible to the caller
+        :raises NetworkAmbiguous: no network named, and the project has more than one
+        :raises NetworkNotUsable: no network named and none there; or nothing can be attached to it
+        :raises NetworkForbidden: not for callers of this kind
+        :raises QuotaExceeded:
+        :raises NoAddress: none left
+        :raises AddressInUse: the one asked for
+        :raises AddressInvalid: the one asked for
+        """
+
+    @abc.abstractmethod
+    def claim(self, ctxt: RequestContext, server: Server, port_id: str, fence: Fence) -> Port:
+        """Make the server the device of an existing port; a port that it already has is fine.
+
+        :raises PortNotFound:
+        :raises PortNotUsable: of another project than the server's, or of a network that cannot be used
+        :raises NetworkForbidden: of a network that is not for callers of this kind
+        :raises PortInUse: another device has it
+        """
+
+    @abc.abstractmethod
+    def unbind(self, ctxt: RequestContext, port_id: str, server_id: str, fence: Fence) -> None:
+        """Take the server off the port; if it is absent or another's, there is nothing to do."""
+
+    @abc.abstractmethod
+    def delete(self, ctxt: RequestContext, port_id: str | None, mark: str | None, fence: Fence) -> None:
+        """Delete a port; if it is absent, there is nothing to do.
+
+        ``port_id`` None means the port with that mark (an answer to ``create`` was lost). ``mark`` None
+        means a port that was not made by this project, but for its server (see ``created_by_server``).
+
+        :raises NotOurs: the port has another mark; it is left alone
+        """
+
+    # Optional
+    def bind(self, ctxt: RequestContext, port: Port, host: str | None, fence: Fence) -> Port:
+        """Tell the backend on which host the port is; the answer is what is to be plugged.
+
+        :raises BindingFailed:
+        """
+        return port
+
+    # Optional
+    def find_marked(self, ctxt: RequestContext, installation: str) -> Iterable[Port]:
+        """All ports with a mark of the installation (``osif:<installation>:…``), for the sweep."""
+        raise exceptions.NotSupported()
+
+    # Optional
+    def created_by_server(self, ctxt: RequestContext, server: Server, port: Port) -> bool | None:
+        """Whether a port without a record was made for its server, so that a detach deletes it.
+
+        None: unknown, so the port is never deleted.
+        """
+        return None
+
+
+class VIFDriver(abc.ABC):
+    """Plugs a port into a server."""
+
+    #: False only for a driver whose plug and unplug change nothing anywhere: steps between which
+    #: nothing happens are then not recorded one by one.
+    has_side_effects = True
+
+    @abc.abstractmethod
+    def plug(self, ctxt: RequestContext, server: Server, port: Port, fence: Fence) -> dict[str, Any]:
+        """Put the NIC into the server; a NIC that is there already is fine.
+
+        :returns: what ``unplug`` will need: small, of JSON's types
+        :raises PlugFailed: nothing is left of the attempt
+        """
+
+    @abc.abstractmethod
+    def unplug(
+        self, ctxt: RequestContext, server: Server, port_id: str, plug_data: dict[str, Any], fence: Fence
+    ) -> None:
+        """Take the NIC out; returns only when it is gone. Absent: nothing to do.
+
+        ``plug_data`` is empty when nothing was recorded (the port was plugged by somebody else).
+
+        :raises InProgress: it is on its way; to be asked again
+        """
+
+    @abc.abstractmethod
+    def plugged(self, ctxt: RequestContext, server: Server) -> set[str]:
+        """The ids of the ports whose NIC the server has."""
+
+    # Optional
+    def capabilities(self, ctxt: RequestContext, server: Server) -> frozenset[str]:
+        """What can be done with this server; asked before any side effect."""
+        return frozenset({TAGGED_ATTACH, LIVE_UNPLUG, vnic_capability('normal')})
