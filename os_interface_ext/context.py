@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,6 +34,23 @@ class RequestContext(oslo_context.RequestContext):
     def update_store(self) -> None:
         """Leave the thread's current context to the host."""
 
+    @functools.cached_property
+    def policy_key(self) -> tuple[Any, ...]:
+        """All that a policy rule may ask about the caller, as a key."""
+        return (
+            self.user_id,
+            self.project_id,
+            self.domain_id,
+            self.system_scope,
+            self.user_domain_id,
+            self.project_domain_id,
+            self.is_admin_project,
+            tuple(self.roles),
+            self.service_user_id,
+            self.service_project_id,
+            tuple(self.service_roles),
+        )
+
     def check_is_admin(self) -> bool:
         """Whether the caller is an administrator, where no policy has said so yet."""
         return 'admin' in self.roles
@@ -53,7 +71,7 @@ def from_environ(environ: Mapping[str, Any], identity: Identity | None = None) -
     if identity is not None:
         ctxt = identity(environ)
     elif IDENTITY_KEY in environ:
-        ctxt = RequestContext(**environ[IDENTITY_KEY], **_request_ids(environ))
+        ctxt = RequestContext(**environ[IDENTITY_KEY], **request_ids(environ))
     else:
         ctxt = _from_keystone(environ)
     if ctxt is None:
@@ -63,10 +81,6 @@ def from_environ(environ: Mapping[str, Any], identity: Identity | None = None) -
 
 def request_ids(environ: Mapping[str, Any]) -> dict[str, str]:
     """The request id of this hop, made here unless a middleware made one, and the caller's global one."""
-    return _request_ids(environ)
-
-
-def _request_ids(environ: Mapping[str, Any]) -> dict[str, str]:
     ids = {'request_id': environ.get('openstack.request_id') or oslo_context.generate_request_id()}
     sent = environ.get('openstack.global_request_id') or environ.get('HTTP_X_OPENSTACK_REQUEST_ID', '')
     if _GLOBAL_REQUEST_ID.fullmatch(sent):
@@ -81,4 +95,4 @@ def _from_keystone(environ: Mapping[str, Any]) -> RequestContext | None:
         return None
     if environ.get('HTTP_X_IDENTITY_STATUS') != 'Confirmed':
         return None
-    return RequestContext.from_environ(environ, **_request_ids(environ))
+    return RequestContext.from_environ(dict(environ), **request_ids(environ))

@@ -22,8 +22,16 @@ class OsInterfaceError(Exception):
         super().__init__(self.operator)
 
 
-class ConfigurationError(OsInterfaceError):
-    """The start cannot go on: one line that names the option, the value and the cure."""
+class ConfigurationError(OsInterfaceError, SystemExit):
+    """The start cannot go on: one line that names the option, the value and the cure.
+
+    Nobody has to catch it: as a SystemExit it ends the process with status 1 and that line on standard
+    error, without a traceback, whichever front door it leaves through.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = f'os-interface-ext: {message}'  # type: ignore[assignment]
 
 
 # ------------------------------------------------------------------ what drivers may raise
@@ -42,9 +50,7 @@ class Unavailable(DriverError):
     code = 503
     default = 'A backend of this service does not answer at the moment. Try again later.'
 
-    def __init__(
-        self, message: str | None = None, *, operator: str | None = None, retry_after: int = 5
-    ) -> None:
+    def __init__(self, message: str | None = None, *, operator: str | None = None, retry_after: int = 5) -> None:
         super().__init__(message, operator=operator)
         self.retry_after = retry_after
 
@@ -114,9 +120,7 @@ class AddressInUse(DriverError):
     code = 409
 
     def __init__(self, address: str, *, operator: str | None = None) -> None:
-        super().__init__(
-            f'Fixed IP address {address} is already in use. Choose another one.', operator=operator
-        )
+        super().__init__(f'Fixed IP address {address} is already in use. Choose another one.', operator=operator)
 
 
 class AddressInvalid(DriverError):

@@ -18,6 +18,19 @@ OPTS = [
         help='Answer as Nova does where this project differs for the better: attaching a port to the server '
         'that has it is 409 (otherwise 200), and DELETE of a port that is not attached is 202 (otherwise 404).',
     ),
+    cfg.StrOpt(
+        'auth_strategy',
+        default='keystone',
+        choices=['keystone', 'static_tokens'],
+        help='Who tells who asks, where os_interface_ext.wsgi.api:application is served: the composite of '
+        'api-paste.ini with this name. static_tokens is for development.',
+    ),
+    cfg.StrOpt(
+        'paste_config',
+        default='api-paste.ini',
+        help='The paste file of os_interface_ext.wsgi.api:application; a name without a path is looked for '
+        'in /etc/os-interface-ext and among the installed files.',
+    ),
     cfg.IntOpt(
         'max_request_body_size',
         default=114688,

@@ -41,8 +41,8 @@ attachments = sa.Table(
     sa.Column('tag', sa.Text),
     # Made here, so that the way out deletes the port; a brought port is only unbound.
     sa.Column('created', sa.Boolean, nullable=False),
-    # Whether the port carries the mark of this record.
-    sa.Column('marked', sa.Boolean, nullable=False),
+    # What the port carries in the network backend; a port of unknown origin has none.
+    sa.Column('mark', sa.String(255)),
     sa.Column('snapshot', sa.Text),
     sa.Column('plug_data', sa.Text),
     sa.Column('state', sa.String(16), nullable=False),
@@ -61,6 +61,7 @@ attachments = sa.Table(
     sa.Index('osif_attachments_state_next_attempt_idx', 'state', 'next_attempt'),
     mysql_engine='InnoDB',
     mysql_charset='utf8mb4',
+    mysql_collate='utf8mb4_bin',
 )
 
 history = sa.Table(
@@ -79,4 +80,5 @@ history = sa.Table(
     sa.Column('finished_at', sa.Double, nullable=False, index=True),
     mysql_engine='InnoDB',
     mysql_charset='utf8mb4',
+    mysql_collate='utf8mb4_bin',
 )

@@ -1,0 +1,276 @@
+"""One request through the API: identity, microversion, body, server, policy, and the answer or fault."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import urllib.parse
+from collections.abc import Callable
+from typing import Any
+
+import flask
+import marshmallow
+import orjson
+import werkzeug.exceptions
+from microversion_parse import Version
+from oslo_config import cfg
+
+from os_interface_ext import context, exceptions
+from os_interface_ext.api import faults, microversions, schemas
+from os_interface_ext.attachments.manager import Attachment, AttachRequest, Manager, is_sane
+from os_interface_ext.context import RequestContext
+from os_interface_ext.drivers import base
+from os_interface_ext.policies import Enforcer, attach_interfaces
+
+LOG = logging.getLogger(__name__)
+
+JSON = 'application/json'
+VENDOR_JSON = 'application/vnd.openstack.compute+json'
+#: How much of a body that is too large is read all the same, so that the client gets to see the answer.
+_DRAIN = 8 * 1024 * 1024
+_UNSPECIFIED = frozenset({'0.0.0.0', '::'})
+
+View = Callable[..., tuple[int, Any]]
+
+
+class Api:
+    """What all requests share: the parts that the configuration chose."""
+
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        manager: Manager,
+        servers: base.ServerDriver,
+        enforcer: Enforcer,
+        identity: context.Identity | None = None,
+    ) -> None:
+        major, minor = conf.api.max_microversion.split('.')
+        self.max_version = Version(int(major), int(minor))
+        self.max_body = conf.api.max_request_body_size
+        self.manager = manager
+        self.servers = servers
+        self.enforcer = enforcer
+        self.identity = identity
+
+    def operation(self, view: View) -> Callable[..., flask.Response]:
+        """Make a view of Flask's from one of ours: ``view(call, **path)`` -> (status, what to answer).
+
+        Nothing that a view raises gets out to the host, whose own error handlers are not for it.
+        """
+
+        @functools.wraps(view)
+        def handle(**path: str) -> flask.Response:
+            return Call(self, flask.request).run(view, path)
+
+        return handle
+
+
+class Call:
+    """One request. The methods stand in the order in which a view calls them."""
+
+    ctxt: RequestContext
+
+    def __init__(self, api: Api, request: flask.Request) -> None:
+        self._api = api
+        self._request = request
+        self._request_id = context.request_ids(request.environ)['request_id']
+        self._version_headers: dict[str, str] = {}
+        self._authorized = False
+        self.version = microversions.MIN
+        self.manager = api.manager
+
+    # ------------------------------------------------------------------ the frame
+
+    def run(self, view: View, path: dict[str, str]) -> flask.Response:
+        """Carry the request out, and answer it whatever happens."""
+        try:
+            self._identify()
+            self._negotiate()
+            self._project_id = path.pop('project_id', None)
+            status, answer = view(self, **path)
+            if not self._authorized:
+                raise RuntimeError(f'the view {view.__name__} answered without having asked for permission')
+            return self._answer(status, answer)
+        except exceptions.OsInterfaceError as error:
+            return self._fault(error)
+        except werkzeug.exceptions.HTTPException as error:
+            return self._fault(_of_werkzeug(error))
+        except Exception:
+            LOG.exception('%s %s: %s', self._request.method, self._request.path, self._request_id)
+            return self._fault(exceptions.OsInterfaceError())
+
+    def _identify(self) -> None:
+        self.ctxt = context.from_environ(self._request.environ, self._api.identity)
+        self._request_id = self.ctxt.request_id
+        self.ctxt.is_admin = self._api.enforcer.is_admin(self.ctxt)
+
+    def _negotiate(self) -> None:
+        try:
+            self.version = microversions.negotiate(self._request.environ, self._api.max_version)
+        except exceptions.VersionNotAcceptable as error:
+            self._version_headers = microversions.response_headers(error.version)
+            raise
+        self._version_headers = microversions.response_headers(str(self.version))
+
+    def _answer(self, status: int, answer: Any) -> flask.Response:
+        body = b'' if answer is None else orjson.dumps(answer)
+        response = flask.Response(body, status=status, headers=self._headers())
+        response.content_type = self._best_type()
+        return response
+
+    def _fault(self, error: exceptions.OsInterfaceError) -> flask.Response:
+        code = error.code
+        if code >= 500 and code != 501:
+            level = logging.WARNING if code == 503 else logging.ERROR
+            LOG.log(level, '%s: %s %s', self._request_id, code, error.operator)
+        response = flask.Response(
+            orjson.dumps(faults.body(code, error.message)), status=code, headers=self._headers()
+        )
+        response.content_type = JSON
+        if code == 401:
+            response.headers['WWW-Authenticate'] = 'Keystone'
+        if isinstance(error, exceptions.MethodNotAllowed):
+            response.headers['Allow'] = error.allow
+        retry_after = getattr(error, 'retry_after', None)
+        if retry_after is not None:
+            response.headers['Retry-After'] = str(retry_after)
+        return response
+
+    def _headers(self) -> dict[str, str]:
+        request_id = self._request_id
+        return {
+            **self._version_headers,
+            'x-openstack-request-id': request_id,
+            'x-compute-request-id': request_id,
+        }
+
+    def _best_type(self) -> str:
+        if 'vnd.openstack' not in self._request.environ.get('HTTP_ACCEPT', ''):
+            return JSON
+        return self._request.accept_mimetypes.best_match([JSON, VENDOR_JSON], JSON)
+
+    # ------------------------------------------------------------------ what a view asks for
+
+    def check_query(self) -> None:
+        """Refuse what the version does not know (2.102), and what is no text.
+
+        :raises BadRequest:
+        """
+        raw = self._request.environ.get('QUERY_STRING', '')
+        closed = self.version >= microversions.CLOSED_QUERY
+        if not raw or not (closed or self._request.method in ('GET', 'HEAD')):
+            return
+        try:
+            parameters = urllib.parse.parse_qsl(
+                raw.encode('latin-1').decode('utf-8'), keep_blank_values=True, errors='strict'
+            )
+        except ValueError as error:
+            raise exceptions.BadRequest('The query string is not UTF-8.') from error
+        if closed and parameters:
+            raise exceptions.BadRequest(
+                f'Additional query parameters are not allowed: {parameters[0][0][:64]!r} was unexpected.'
+            )
+
+    def check_project(self) -> None:
+        """:raises BadRequest: the URL names another project than the token"""
+        if self._project_id is not None and self._project_id != self.ctxt.project_id:
+            raise exceptions.BadRequest(
+                "Malformed request URL: the project_id of the URL doesn't match that of the token."
+            )
+
+    def load(self) -> AttachRequest:
+        """The body of a POST.
+
+        :raises UnsupportedMediaType: :raises BodyTooLarge: :raises BadRequest:
+        """
+        content_type = self._request.environ.get('CONTENT_TYPE', '').partition(';')[0].strip().lower()
+        if content_type not in ('', 'text/plain', JSON, VENDOR_JSON):
+            raise exceptions.UnsupportedMediaType()
+        try:
+            data = orjson.loads(self._read())
+        except orjson.JSONDecodeError as error:
+            raise exceptions.BadRequest(f'Malformed request body: it is not JSON ({error}).') from error
+        self.check_project()
+        self.check_query()
+        if not isinstance(data, dict):
+            raise exceptions.BadRequest('Malformed request body: it is not a JSON object.')
+        try:
+            return schemas.create_request(self.version).load(data)  # type: ignore[no-any-return]
+        except marshmallow.ValidationError as error:
+            raise exceptions.BadRequest(schemas.explain(error)) from error
+
+    def find_server(self, server_id: str) -> base.Server:
+        """The server, if the caller may know of it.
+
+        :raises ServerNotFound: there is none, or it is another project's
+        """
+        if not is_sane(server_id):
+            raise exceptions.ServerNotFound(_printable(server_id))
+        server = self._api.servers.get(self.ctxt, server_id)
+        if server.project_id != self.ctxt.project_id and not self.ctxt.is_admin:
+            raise exceptions.ServerNotFound(server_id)
+        return server
+
+    def authorize(self, operation: str, server: base.Server) -> None:
+        """:raises Forbidden: the caller may not do this"""
+        rule = attach_interfaces.ROOT % operation
+        self._api.enforcer.enforce(rule, self.ctxt, server.project_id)
+        self._authorized = True
+
+    def check_lock(self, server: base.Server) -> None:
+        """:raises Conflict: the server is locked, and the caller may not pass"""
+        if server.locked_by and not self._api.enforcer.allows(
+            attach_interfaces.UNLOCK_OVERRIDE, self.ctxt, server.project_id
+        ):
+            raise exceptions.Conflict(f'Instance {server.id} is locked. Unlock it first.')
+
+    def dump(self, attachment: Attachment) -> dict[str, Any]:
+        """One attachment in the shape of the version."""
+        return schemas.attachment_view(self.version).dump(attachment)  # type: ignore[return-value]
+
+    # ------------------------------------------------------------------
+
+    def _read(self) -> bytes:
+        self._request.max_content_length = self._api.max_body
+        try:
+            return self._request.get_data(cache=False)
+        except werkzeug.exceptions.RequestEntityTooLarge as error:
+            self._drain()
+            raise exceptions.BodyTooLarge(self._api.max_body) from error
+
+    def _drain(self) -> None:
+        stream = self._request.environ['wsgi.input']
+        length = self._request.content_length
+        left = _DRAIN if length is None else min(length, _DRAIN)
+        while left > 0:
+            chunk = stream.read(min(left, 65536))
+            if not chunk:
+                return
+            left -= len(chunk)
+
+
+def check_combination(wanted: AttachRequest) -> AttachRequest:
+    """What the schema cannot say: a port or a network, and an address only with a network.
+
+    The unspecified address counts as none (as in Nova), once the rest has been looked at.
+
+    :raises BadRequest:
+    """
+    if wanted.network_id and wanted.port_id:
+        raise exceptions.BadRequest('Must not input both net_id and port_id. Send one of them.')
+    if wanted.ip_address and not wanted.network_id:
+        raise exceptions.BadRequest('Must input net_id when an IP address is requested.')
+    if wanted.ip_address in _UNSPECIFIED:
+        return AttachRequest(network_id=wanted.network_id, tag=wanted.tag)
+    return wanted
+
+
+def _printable(text: str) -> str:
+    return text[:255].encode('ascii', 'backslashreplace').decode()
+
+
+def _of_werkzeug(error: werkzeug.exceptions.HTTPException) -> exceptions.OsInterfaceError:
+    """A broken request that the framework found first (a cut body, say)."""
+    if error.code is not None and error.code < 500:
+        return exceptions.BadRequest('The request could not be read. Send it again.')
+    return exceptions.OsInterfaceError(operator=repr(error))

@@ -1,0 +1,375 @@
+"""List, show, attach and detach: what a request does, told in terms of records and drivers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+
+from os_interface_ext import exceptions
+from os_interface_ext.attachments import stepper
+from os_interface_ext.attachments.states import INWARD, OUTWARD, Reason, State
+from os_interface_ext.attachments.store import Held, PortTaken, Record, Snapshot, Store
+from os_interface_ext.context import RequestContext
+from os_interface_ext.drivers import base
+
+LOG = logging.getLogger(__name__)
+
+#: The server states in which Nova lets interfaces be attached and detached.
+_CHANGEABLE = frozenset({'active', 'paused', 'stopped'})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AttachRequest:
+    """What a POST asks for: a port, or a network (None: the only one) and perhaps an address."""
+
+    port_id: str | None = None
+    network_id: str | None = None
+    ip_address: str | None = None
+    tag: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Attachment:
+    """What the API shows of an attachment."""
+
+    port_id: str
+    net_id: str
+    mac_addr: str
+    port_state: str
+    fixed_ips: tuple[base.FixedIP, ...]
+    tag: str | None
+
+    @classmethod
+    def of_port(cls, port: base.Port, tag: str | None) -> Attachment:
+        return cls(port.id, port.network_id, port.mac_address, port.status, port.fixed_ips, tag)
+
+    @classmethod
+    def of_snapshot(cls, record: Record, snapshot: Snapshot) -> Attachment:
+        assert record.port_id is not None
+        return cls(
+            record.port_id,
+            snapshot.network_id,
+            snapshot.mac_address,
+            snapshot.status,
+            snapshot.fixed_ips,
+            record.tag,
+        )
+
+
+#: How often a detach looks again when the record moves under its hands.
+_TURNS = 20
+
+
+class _InMotion(Exception):
+    """Somebody is at work on the port: to be looked at again."""
+
+
+class Manager:
+    """:param wait: seconds that an attach waits for a port in motion
+    :param strict_nova: answer repeated attach and needless detach as Nova does
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        servers: base.ServerDriver,
+        networks: base.NetworkDriver,
+        vifs: base.VIFDriver,
+        *,
+        wait: float = 10.0,
+        strict_nova: bool = False,
+    ) -> None:
+        self._store = store
+        self._servers = servers
+        self._networks = networks
+        self._vifs = vifs
+        self._wait = wait
+        self._strict = strict_nova
+        self._stepper = stepper.Stepper(store, servers, networks, vifs)
+
+    # ------------------------------------------------------------------ reading
+
+    def list(self, ctxt: RequestContext, server: base.Server) -> list[Attachment]:
+        """The attachments of a server: ports without a record by id, then by order of attachment."""
+        # The ports first: one that is bound by then has its record by the time these are read, and an
+        # attach that is not complete stays hidden.
+        ports = {port.id: port for port in self._networks.list_ports(ctxt, server.id)}
+        by_mark = {port.mark: port.id for port in ports.values() if port.mark}
+        recorded = []
+        for record in self._store.of_server(server.id):
+            port_id = record.port_id or (by_mark.get(record.mark) if record.mark else None)
+            shown = self._shown(record, ports.pop(port_id, None) if port_id else None)
+            if shown is not None:
+                recorded.append(shown)
+        unrecorded = sorted(ports.values(), key=lambda port: port.id)
+        return [Attachment.of_port(port, port.tag) for port in unrecorded] + recorded
+
+    def show(self, ctxt: RequestContext, server: base.Server, port_id: str) -> Attachment:
+        """One attachment of a server.
+
+        :raises NotAttached: there is none, or it is not complete yet
+        """
+        port = self._port_of(ctxt, server, port_id)
+        record = self._record_of(port_id)
+        if record is None and port is not None and port.mark:
+            record = self._store.of_mark(port.mark)
+        if record is not None and record.server_id == server.id:
+            shown = self._shown(record, port)
+        else:
+            shown = Attachment.of_port(port, port.tag) if port is not None else None
+        if shown is None:
+            raise exceptions.NotAttached(server.id, port_id)
+        return shown
+
+    def _shown(self, record: Record, port: base.Port | None) -> Attachment | None:
+        """What a record shows, ``port`` being that of the network backend if the server has it there."""
+        if record.state is State.ATTACHED:
+            return Attachment.of_port(port, record.tag) if port is not None else None
+        if record.state in OUTWARD and record.reason is Reason.DETACH and record.snapshot is not None:
+            return Attachment.of_snapshot(record, record.snapshot)
+        return None
+
+    # ------------------------------------------------------------------ attach
+
+    def attach(self, ctxt: RequestContext, server: base.Server, request: AttachRequest) -> Attachment:
+        """Attach a port, or a new port on a network, and tell what came of it.
+
+        :raises Conflict: the state of the server forbids it
+        :raises PortInUse: another server has the port
+        :raises Busy: the port stayed in motion
+        :raises UndoPending: it failed, and could not be taken back yet
+        :raises DriverError: it failed, and has been taken back
+        """
+        _check_state(server, 'attach_interface')
+        if request.tag is not None and base.TAGGED_ATTACH not in self._vifs.capabilities(ctxt, server):
+            raise exceptions.BadRequest('Tags are not supported for this server. Attach without a tag.')
+        give_up = time.monotonic() + self._wait
+        pause = 0.01
+        while True:
+            try:
+                if request.port_id is not None:
+                    return self._attach_port(ctxt, server, request, request.port_id)
+                return self._attach_network(ctxt, server, request)
+            except _InMotion as motion:
+                if time.monotonic() + pause > give_up:
+                    raise exceptions.Busy() from motion
+                time.sleep(pause)
+                pause = min(pause * 2, 0.5)
+
+    def _attach_port(
+        self, ctxt: RequestContext, server: base.Server, request: AttachRequest, port_id: str
+    ) -> Attachment:
+        port = self._networks.get_port(ctxt, port_id)
+        if port.project_id != server.project_id:
+            raise exceptions.PortNotUsable(port_id, 'it belongs to another project')
+        record = self._record_of(port_id)
+        if record is not None:
+            return self._attach_recorded(ctxt, server, record)
+        if port.device_id:
+            return self._already(server, port, port.tag)
+        if base.vnic_capability(port.vnic_type) not in self._vifs.capabilities(ctxt, server):
+            raise exceptions.PortNotUsable(port_id, f'vnic_type {port.vnic_type} cannot be plugged here')
+        held = self._insert(ctxt, server, request, created=False)
+        return self._go_in(ctxt, server, held)
+
+    def _attach_recorded(self, ctxt: RequestContext, server: base.Server, record: Record) -> Attachment:
+        """The port has a record already."""
+        if record.state is not State.ATTACHED:
+            raise _InMotion()
+        assert record.port_id is not None
+        # Read after the record: one that was read before could be older than the attachment.
+        port = self._networks.get_port(ctxt, record.port_id)
+        if port.device_id == record.server_id:
+            return self._already(server, port, record.tag)
+        self._let_go(ctxt, record)
+        raise _InMotion()
+
+    def _already(self, server: base.Server, port: base.Port, tag: str | None) -> Attachment:
+        if port.device_id == server.id and not self._strict:
+            return Attachment.of_port(port, tag)
+        raise exceptions.PortInUse(port.id)
+
+    def _attach_network(self, ctxt: RequestContext, server: base.Server, request: AttachRequest) -> Attachment:
+        held = self._insert(ctxt, server, request, created=True)
+        try:
+            return self._go_in(ctxt, server, held)
+        except exceptions.AddressInUse:
+            found = None if self._strict else self._repeated(ctxt, server, request)
+            if found is None:
+                raise
+            return found
+
+    def _repeated(self, ctxt: RequestContext, server: base.Server, request: AttachRequest) -> Attachment | None:
+        """The attachment that the same request made before, when its answer was lost on the way."""
+        if request.network_id is None or request.ip_address is None:
+            return None
+        for record in self._store.of_request(server.id, request.network_id, request.ip_address):
+            if record.tag != request.tag:
+                continue
+            if record.state in INWARD:
+                raise _InMotion()
+            if record.state is State.ATTACHED and record.port_id is not None:
+                return self._shown(record, self._port_of(ctxt, server, record.port_id))
+        return None
+
+    def _insert(self, ctxt: RequestContext, server: base.Server, request: AttachRequest, *, created: bool) -> Held:
+        try:
+            return self._store.insert(
+                created=created,
+                server_id=server.id,
+                project_id=server.project_id,
+                host=server.host,
+                port_id=request.port_id,
+                requested_network_id=request.network_id,
+                requested_address=request.ip_address,
+                tag=request.tag,
+                state=State.ALLOCATING,
+                request_id=ctxt.request_id,
+            )
+        except PortTaken as error:
+            raise _InMotion() from error
+
+    def _go_in(self, ctxt: RequestContext, server: base.Server, held: Held) -> Attachment:
+        record, port = self._stepper.go_in(ctxt, server, held)
+        return Attachment.of_port(port, record.tag)
+
+    # ------------------------------------------------------------------ detach
+
+    def detach(self, ctxt: RequestContext, server: base.Server, port_id: str) -> None:
+        """Begin to take a port off a server, and get as far as that goes now.
+
+        On return the detach is recorded: it will be finished, by whomever.
+
+        :raises Conflict: the state of the server forbids it
+        :raises NotAttached: the server does not have the port
+        :raises NotSupported: the NIC cannot be taken out of this server
+        """
+        _check_state(server, 'detach_interface')
+        for _ in range(_TURNS):
+            try:
+                return self._detach(ctxt, server, port_id)
+            except (_InMotion, exceptions.LostHold):
+                continue  # Somebody moved the record between a look and a write: what is it now?
+            except exceptions.NotAttached:
+                if not self._strict:
+                    raise
+                return None
+        raise exceptions.Busy()
+
+    def _detach(self, ctxt: RequestContext, server: base.Server, port_id: str) -> None:
+        record = self._record_of(port_id)
+        if record is None:
+            self._detach_unrecorded(ctxt, server, port_id)
+        elif record.server_id != server.id:
+            self._detach_disputed(ctxt, server, record)
+        elif record.state in INWARD:
+            if not self._store.ask_undo(record):
+                raise _InMotion()
+        elif record.state is State.ATTACHED:
+            self._check_unplug(ctxt, server)
+            self._go_out(ctxt, server, self._store.take(record, state=State.UNPLUGGING, reason=Reason.DETACH))
+        else:
+            self._carry_on(ctxt, server, record)
+
+    def _carry_on(self, ctxt: RequestContext, server: base.Server, record: Record) -> None:
+        """A detach asked for again: go on with it if nobody else does."""
+        try:
+            held = self._store.take(record)
+        except exceptions.LostHold:
+            return
+        self._go_out(ctxt, server, held)
+
+    def _detach_unrecorded(self, ctxt: RequestContext, server: base.Server, port_id: str) -> None:
+        """A port that somebody else gave to the server, at boot say."""
+        port = self._port_of(ctxt, server, port_id)
+        if port is None:
+            raise exceptions.NotAttached(server.id, port_id)
+        self._check_unplug(ctxt, server)
+        try:
+            held = self._store.insert(
+                created=self._networks.created_by_server(ctxt, server, port) is True,
+                mark=port.mark,
+                unmarked=port.mark is None,
+                server_id=server.id,
+                project_id=server.project_id,
+                host=server.host,
+                port_id=port.id,
+                tag=port.tag,
+                snapshot=Snapshot.of(port),
+                state=State.UNPLUGGING,
+                reason=Reason.DETACH,
+                request_id=ctxt.request_id,
+            )
+        except PortTaken as error:
+            raise _InMotion() from error
+        # Only now is it certain that nobody else acts on it: read again what it is.
+        if self._port_of(ctxt, server, port_id) is None:
+            self._store.drop(held.record, result=False)
+            return
+        self._go_out(ctxt, server, held)
+
+    def _detach_disputed(self, ctxt: RequestContext, server: base.Server, record: Record) -> None:
+        """The port is on record for another server: only the network can say that it is this one's."""
+        assert record.port_id is not None
+        if record.state is not State.ATTACHED or self._port_of(ctxt, server, record.port_id) is None:
+            raise exceptions.NotAttached(server.id, record.port_id)
+        self._let_go(ctxt, record)
+        raise _InMotion()
+
+    def _let_go(self, ctxt: RequestContext, record: Record) -> None:
+        """End an ATTACHED record that the network no longer agrees with."""
+        try:
+            server = self._servers.get(ctxt, record.server_id)
+        except exceptions.ServerNotFound:
+            server = base.Server(record.server_id, record.project_id, host=record.host)
+        try:
+            held = self._store.take(record, state=State.UNPLUGGING, reason=Reason.GONE)
+            self._stepper.go_out(ctxt, server, held)
+        except exceptions.LostHold:
+            LOG.info('record %s is being carried on by somebody else', record.id)
+        except stepper.Pending as pending:
+            raise exceptions.Busy(operator=f'record {record.id} is on its way out: {pending}') from pending
+
+    def _go_out(self, ctxt: RequestContext, server: base.Server, held: Held) -> None:
+        try:
+            self._stepper.go_out(ctxt, server, held)
+        except stepper.Pending as pending:
+            LOG.warning('detach of port %s goes on later: %s', held.record.port_id, pending)
+        except exceptions.LostHold:
+            LOG.info('detach of port %s is being carried on by somebody else', held.record.port_id)
+
+    def _check_unplug(self, ctxt: RequestContext, server: base.Server) -> None:
+        if base.LIVE_UNPLUG not in self._vifs.capabilities(ctxt, server):
+            raise exceptions.NotSupported('An interface cannot be detached from this server.')
+
+    # ------------------------------------------------------------------ look-ups
+
+    def _record_of(self, port_id: str) -> Record | None:
+        return self._store.of_port(port_id) if is_sane(port_id) else None
+
+    def _port_of(self, ctxt: RequestContext, server: base.Server, port_id: str) -> base.Port | None:
+        """The port, if the network backend says that the server has it."""
+        if not is_sane(port_id):
+            return None
+        try:
+            port = self._networks.get_port(ctxt, port_id)
+        except exceptions.PortNotFound:
+            return None
+        return port if port.device_id == server.id else None
+
+
+def is_sane(identifier: str) -> bool:
+    """Whether a text from a URL can be an id at all: a database takes neither NUL nor a lone surrogate."""
+    return 0 < len(identifier) <= 255 and identifier.isprintable()
+
+
+def _check_state(server: base.Server, operation: str) -> None:
+    if server.vm_state not in _CHANGEABLE:
+        raise exceptions.Conflict(
+            f"Cannot '{operation}' instance {server.id} while it is in vm_state {server.vm_state}."
+        )
+    if server.task_state is not None:
+        raise exceptions.Conflict(
+            f"Cannot '{operation}' instance {server.id} while it is in task_state {server.task_state}."
+        )

@@ -1,0 +1,32 @@
+"""The states of an attachment record, and what shows of them."""
+
+import enum
+
+
+class State(enum.StrEnum):
+    """::
+
+    attach:  ALLOCATING --create or claim, bind--> PLUGGING --plug--> ATTACHED
+    way out: UNPLUGGING --unplug--> RELEASING --unbind or delete--> record gone
+
+    A VIF driver without side effects takes both middle steps in one: nothing lies between them that a
+    record could announce.
+    """
+
+    ALLOCATING = 'ALLOCATING'
+    PLUGGING = 'PLUGGING'
+    ATTACHED = 'ATTACHED'
+    UNPLUGGING = 'UNPLUGGING'
+    RELEASING = 'RELEASING'
+
+
+class Reason(enum.StrEnum):
+    """Why a record is on its way out."""
+
+    UNDO = 'undo'
+    DETACH = 'detach'
+    GONE = 'gone'
+
+
+INWARD = frozenset({State.ALLOCATING, State.PLUGGING})
+OUTWARD = frozenset({State.UNPLUGGING, State.RELEASING})

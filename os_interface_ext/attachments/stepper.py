@@ -1,0 +1,190 @@
+"""Carries one record along its way, step by step: in, or out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+from os_interface_ext import exceptions
+from os_interface_ext.attachments.states import Reason, State
+from os_interface_ext.attachments.store import Held, Record, Snapshot, Store
+from os_interface_ext.context import RequestContext
+from os_interface_ext.drivers import base
+
+LOG = logging.getLogger(__name__)
+
+#: Errors of ``create`` and ``claim`` after which the backend may have done something all the same.
+_UNCERTAIN = (exceptions.UnknownOutcome,)
+
+
+class Pending(Exception):
+    """The way out could not be finished now; the record stays on it."""
+
+
+class Stepper:
+    """Each step is: a record committed, then the side effect that it announces."""
+
+    def __init__(
+        self,
+        store: Store,
+        servers: base.ServerDriver,
+        networks: base.NetworkDriver,
+        vifs: base.VIFDriver,
+    ) -> None:
+        self._store = store
+        self._servers = servers
+        self._networks = networks
+        self._vifs = vifs
+        self._host_is_told = type(servers).attachments_changed is not base.ServerDriver.attachments_changed
+
+    # ------------------------------------------------------------------ in
+
+    def go_in(self, ctxt: RequestContext, server: base.Server, held: Held) -> tuple[Record, base.Port]:
+        """ALLOCATING to ATTACHED.
+
+        :raises OsInterfaceError: what went wrong, after it has been undone
+        :raises UndoPending: it went wrong, and the undo is not finished
+        :raises LostHold: somebody else carries the record on
+        """
+        try:
+            held, port = self._allocate(ctxt, server, held)
+        except exceptions.LostHold:
+            raise
+        except Exception as error:
+            if isinstance(error, exceptions.DriverError) and not isinstance(error, _UNCERTAIN):
+                self._store.drop(held.record, result=False)
+                raise
+            self._undo(ctxt, server, held, error, State.RELEASING)
+            raise
+        try:
+            held, port = self._bind_and_plug(ctxt, server, held, port)
+            record = self._store.settle(
+                held.record,
+                state=State.ATTACHED,
+                port_id=port.id,
+                snapshot=Snapshot.of(port),
+            )
+        except exceptions.LostHold as lost:
+            if self._asked_to_undo(held.record) is None:
+                raise
+            conflict = exceptions.Conflict('The interface was detached while it was being attached.')
+            self._undo(ctxt, server, held, conflict, State.UNPLUGGING, port)
+            raise conflict from lost
+        except Exception as error:
+            self._undo(ctxt, server, held, error, State.UNPLUGGING, port)
+            raise
+        return record, port
+
+    def _allocate(self, ctxt: RequestContext, server: base.Server, held: Held) -> tuple[Held, base.Port]:
+        record = held.record
+        if record.created:
+            assert record.mark is not None
+            wanted = base.PortRequest(record.requested_network_id, record.requested_address)
+            return held, self._networks.create(ctxt, server, wanted, record.mark, held.fence)
+        assert record.port_id is not None
+        return held, self._networks.claim(ctxt, server, record.port_id, held.fence)
+
+    def _bind_and_plug(
+        self, ctxt: RequestContext, server: base.Server, held: Held, port: base.Port
+    ) -> tuple[Held, base.Port]:
+        port = self._networks.bind(ctxt, port, server.host, held.fence)
+        if self._vifs.has_side_effects:
+            held = self._store.swap(held.record, state=State.PLUGGING, port_id=port.id, snapshot=Snapshot.of(port))
+        plug_data = self._vifs.plug(ctxt, server, port, held.fence)
+        held = Held(dataclasses.replace(held.record, plug_data=plug_data), held.fence)
+        self._tell_host(ctxt, server.id, 'attached')
+        return held, port
+
+    # ------------------------------------------------------------------ undo
+
+    def _asked_to_undo(self, record: Record) -> Record | None:
+        """The record as it is now, if a DELETE has asked its holder, this process, for an undo."""
+        current = self._store.get(record.id)
+        if current and current.generation == record.generation and current.reason is Reason.UNDO:
+            return current
+        return None
+
+    def _undo(
+        self,
+        ctxt: RequestContext,
+        server: base.Server,
+        held: Held,
+        error: Exception,
+        state: State,
+        port: base.Port | None = None,
+    ) -> None:
+        changes: dict[str, Any] = {'state': state, 'reason': Reason.UNDO, 'last_error': describe(error)}
+        if port is not None:
+            changes |= {'port_id': port.id, 'plug_data': held.record.plug_data}
+        try:
+            try:
+                held = self._store.swap(held.record, **changes)
+            except exceptions.LostHold:
+                current = self._asked_to_undo(held.record)
+                if current is None:
+                    raise
+                held = self._store.swap(current, **changes)
+            self.go_out(ctxt, server, held)
+        except Pending as pending:
+            raise exceptions.UndoPending(operator=f'undo of {error!r} is pending: {pending}') from error
+
+    # ------------------------------------------------------------------ out
+
+    def go_out(self, ctxt: RequestContext, server: base.Server, held: Held) -> None:
+        """UNPLUGGING or RELEASING to the end of the record.
+
+        :raises Pending: not finished; the record stays on its way out, with the error and the time of
+            the next attempt
+        :raises NotSupported: the NIC cannot be taken out; the record is as it was
+        :raises LostHold: somebody else carries the record on
+        """
+        try:
+            if held.record.state is State.UNPLUGGING:
+                held = self._unplug(ctxt, server, held)
+            self._release(ctxt, held)
+        except exceptions.LostHold:
+            raise
+        except exceptions.NotSupported as error:
+            if held.record.reason is not Reason.DETACH:
+                self._postpone(held.record, error)
+            self._store.settle(held.record, state=State.ATTACHED, reason=None)
+            raise
+        except Exception as error:
+            self._postpone(held.record, error)
+
+    def _unplug(self, ctxt: RequestContext, server: base.Server, held: Held) -> Held:
+        record = held.record
+        if record.port_id is not None:
+            self._vifs.unplug(ctxt, server, record.port_id, record.plug_data, held.fence)
+        if not self._vifs.has_side_effects:
+            return held
+        return self._store.swap(record, state=State.RELEASING)
+
+    def _release(self, ctxt: RequestContext, held: Held) -> None:
+        record = held.record
+        # A port that the network took away from us is whoever's it is now.
+        if record.created and record.reason is not Reason.GONE:
+            try:
+                self._networks.delete(ctxt, record.port_id, record.mark, held.fence)
+            except exceptions.NotOurs:
+                LOG.warning('port %s of record %s has another mark and is left alone', record.port_id, record.id)
+        elif record.port_id is not None:
+            self._networks.unbind(ctxt, record.port_id, record.server_id, held.fence)
+        self._tell_host(ctxt, record.server_id, 'detached')
+        self._store.drop(record)
+
+    def _postpone(self, record: Record, error: Exception) -> None:
+        if not isinstance(error, exceptions.DriverError):
+            LOG.exception('record %s (port %s): %s', record.id, record.port_id, record.state)
+        self._store.settle(record, attempts=record.attempts + 1, last_error=describe(error))
+        raise Pending(describe(error)) from error
+
+    def _tell_host(self, ctxt: RequestContext, server_id: str, event: str) -> None:
+        if self._host_is_told:
+            self._servers.attachments_changed(ctxt, server_id, event)
+
+
+def describe(error: Exception) -> str:
+    """An error in one line, for the record and for the operator."""
+    return f'{type(error).__name__}: {error}'[:1000]

@@ -1,0 +1,386 @@
+"""The attachment records: the only module that queries them.
+
+Every write is a compare-and-swap on (id, generation) in one short transaction. Whoever loses it gets
+:class:`~os_interface_ext.exceptions.LostHold` and does nothing more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from os_interface_ext import exceptions
+from os_interface_ext.attachments.states import INWARD, Reason, State
+from os_interface_ext.db import tables
+from os_interface_ext.db.engine import Database, DatabaseError, DuplicateEntry, now
+from os_interface_ext.drivers.base import Fence, FixedIP, Port
+
+_t = tables.attachments
+
+
+class PortTaken(Exception):
+    """Another record has the port."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was last seen of the port: shown while a detach is in progress."""
+
+    network_id: str
+    mac_address: str
+    status: str
+    fixed_ips: tuple[FixedIP, ...]
+
+    @classmethod
+    def of(cls, port: Port) -> Snapshot:
+        return cls(port.network_id, port.mac_address, port.status, port.fixed_ips)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One attachment; see the table for what the fields are.
+
+    Times are seconds of the database's clock, as they were read: a write does not bring them along.
+    """
+
+    id: str
+    server_id: str
+    project_id: str
+    state: State
+    created: bool
+    generation: int
+    sequence: int
+    host: str | None = None
+    port_id: str | None = None
+    requested_network_id: str | None = None
+    requested_address: str | None = None
+    tag: str | None = None
+    mark: str | None = None
+    snapshot: Snapshot | None = None
+    plug_data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reason: Reason | None = None
+    owner: str | None = None
+    lease_expires: float | None = None
+    attempts: int = 0
+    next_attempt: float | None = None
+    last_error: str | None = None
+    request_id: str | None = None
+    missing_since: float | None = None
+    created_at: float | None = None
+    updated_at: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """A record that this process holds, with the fence under which it may act."""
+
+    record: Record
+    fence: Fence
+
+
+# Statements that requests run are built once.
+_BY_PORT = sa.select(_t).where(_t.c.port_id == sa.bindparam('port_id'))
+_BY_ID = sa.select(_t).where(_t.c.id == sa.bindparam('id'))
+_BY_SERVER = sa.select(_t).where(_t.c.server_id == sa.bindparam('server_id')).order_by(_t.c.sequence)
+_BY_REQUEST = (
+    sa.select(_t)
+    .where(
+        _t.c.server_id == sa.bindparam('server_id'),
+        _t.c.requested_network_id == sa.bindparam('network_id'),
+        _t.c.requested_address == sa.bindparam('address'),
+    )
+    .order_by(_t.c.sequence)
+)
+# What a record may change after it was made. A write sets all of them: one statement, prepared once.
+_MUTABLE = (
+    'host',
+    'port_id',
+    'snapshot',
+    'plug_data',
+    'state',
+    'reason',
+    'attempts',
+    'next_attempt',
+    'last_error',
+    'missing_since',
+)
+_LEASE = {
+    'owner': sa.bindparam('owner'),
+    'lease_expires': now() + sa.bindparam('lease', type_=sa.Double),
+}
+_INSERT = sa.insert(_t).values(_LEASE | {'created_at': now(), 'updated_at': now()})
+
+
+def _update(lease: dict[str, Any], *conditions: Any) -> sa.Update:
+    return (
+        sa.update(_t)
+        .where(
+            _t.c.id == sa.bindparam('old_id'),
+            _t.c.generation == sa.bindparam('old_generation'),
+            sa.func.coalesce(_t.c.reason, '') == sa.bindparam('old_reason'),
+            *conditions,
+        )
+        .values({name: sa.bindparam(name) for name in (*_MUTABLE, 'generation')} | lease | {'updated_at': now()})
+    )
+
+
+_SWAP = _update(_LEASE)
+_SETTLE = _update({'owner': None, 'lease_expires': None})
+_TAKE = _update(_LEASE, sa.or_(_t.c.owner.is_(None), _t.c.lease_expires < now()))
+_ASK_UNDO = (
+    sa.update(_t)
+    .where(_t.c.id == sa.bindparam('old_id'), _t.c.state.in_([str(state) for state in INWARD]))
+    .values(reason=str(Reason.UNDO))
+)
+_HELD = (_t.c.id == sa.bindparam('old_id'), _t.c.generation == sa.bindparam('old_generation'))
+_DROP = sa.delete(_t).where(*_HELD)
+_RESULT = (
+    'server_id',
+    'project_id',
+    'port_id',
+    'reason',
+    'attempts',
+    'last_error',
+    'request_id',
+    'created_at',
+)
+_FINISH = sa.insert(tables.history).from_select(
+    ['attachment_id', *_RESULT, 'finished_at'],
+    sa.select(_t.c.id, *(_t.c[name] for name in _RESULT), now()).where(*_HELD),
+    include_defaults=False,
+)
+
+
+class Store:
+    """:param lease: seconds for which a hold lasts"""
+
+    def __init__(self, database: Database, lease: float) -> None:
+        self._db = database
+        self._lease = lease
+        self._installation: str | None = None
+
+    @property
+    def installation(self) -> str:
+        """The uuid of this database, a part of every mark."""
+        if self._installation is None:
+            with self._reading() as connection:
+                self._installation = connection.scalar(sa.select(tables.installation.c.uuid))
+        assert self._installation is not None
+        return self._installation
+
+    # ------------------------------------------------------------------ reading
+
+    def of_server(self, server_id: str) -> list[Record]:
+        """All records of a server, in the order of attachment."""
+        with self._reading() as connection:
+            return [_record(row) for row in connection.execute(_BY_SERVER, {'server_id': server_id})]
+
+    def of_port(self, port_id: str) -> Record | None:
+        with self._reading() as connection:
+            row = connection.execute(_BY_PORT, {'port_id': port_id}).first()
+        return _record(row) if row else None
+
+    def of_request(self, server_id: str, network_id: str, address: str) -> list[Record]:
+        """The records of a server that were asked for with this network and address."""
+        values = {'server_id': server_id, 'network_id': network_id, 'address': address}
+        with self._reading() as connection:
+            return [_record(row) for row in connection.execute(_BY_REQUEST, values)]
+
+    def of_mark(self, mark: str) -> Record | None:
+        """The record whose mark a port carries."""
+        record = self.get(mark.rpartition(':')[2])
+        return record if record is not None and record.mark == mark else None
+
+    def get(self, record_id: str) -> Record | None:
+        with self._reading() as connection:
+            row = connection.execute(_BY_ID, {'id': record_id}).first()
+        return _record(row) if row else None
+
+    # ------------------------------------------------------------------ writing
+
+    def insert(self, *, created: bool, mark: str | None = None, unmarked: bool = False, **values: Any) -> Held:
+        """A new record, held by this process from the start.
+
+        ``created`` without a mark gives the record a mark of its own, unless ``unmarked``.
+
+        :raises PortTaken: another record has the port
+        """
+        record_id = str(uuid.uuid4())
+        record = Record(
+            sequence=0,
+            id=record_id,
+            created=created,
+            mark=mark or (f'osif:{self.installation}:{record_id}' if created and not unmarked else None),
+            generation=1,
+            **values,
+        )
+        begun = time.monotonic()
+        row = _encode(record) | {'id': record.id, 'lease': self._lease, 'owner': _owner()}
+        row |= {name: getattr(record, name) for name in _FIXED}
+        row['tag'] = None if record.tag is None else json.dumps(record.tag)
+        try:
+            with self._writing() as connection:
+                result = connection.execute(_INSERT, row)
+        except DuplicateEntry as error:
+            raise PortTaken() from error
+        key = result.inserted_primary_key
+        assert key is not None
+        record = dataclasses.replace(record, sequence=key[0])
+        return self._held(record, begun)
+
+    def swap(self, record: Record, **changes: Any) -> Held:
+        """Change a record that is held, and renew the hold.
+
+        The swap names the reason too: somebody without the hold may have asked for an undo.
+
+        :raises LostHold: the record has changed since
+        """
+        return self._write(_SWAP, record, record.generation, changes)
+
+    def settle(self, record: Record, **changes: Any) -> Record:
+        """Change a record that is held, and give up the hold: nothing more is to be done at present.
+
+        :raises LostHold: the record has changed since
+        """
+        return self._write(_SETTLE, record, record.generation, changes).record
+
+    def take(self, record: Record, **changes: Any) -> Held:
+        """Take hold of a record as it was read: of one that nobody holds, or whose lease has run out.
+
+        :raises LostHold: somebody else holds it, or it has changed since
+        """
+        return self._write(_TAKE, record, record.generation + 1, changes)
+
+    def ask_undo(self, record: Record) -> bool:
+        """Ask the holder of an attach in progress to undo it; generation and lease stay his."""
+        with self._writing() as connection:
+            return connection.execute(_ASK_UNDO, {'old_id': record.id}).rowcount == 1
+
+    def drop(self, record: Record, *, result: bool = True) -> None:
+        """Delete a record that is held; its result goes to the history in the same transaction.
+
+        :param result: False for an attach that was refused before anything happened
+        :raises LostHold: the record has changed since
+        """
+        held = {'old_id': record.id, 'old_generation': record.generation}
+        with self._writing() as connection:
+            if result:
+                connection.execute(_FINISH, held)
+            if connection.execute(_DROP, held).rowcount != 1:
+                raise exceptions.LostHold()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        try:
+            with self._db.read() as connection:
+                yield connection
+        except DatabaseError as error:
+            raise exceptions.Unavailable(operator=f'database: {error}') from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        try:
+            with self._db.write() as connection:
+                yield connection
+        except DuplicateEntry:
+            raise
+        except DatabaseError as error:
+            raise exceptions.Unavailable(operator=f'database: {error}') from error
+
+    def _write(self, statement: sa.Update, record: Record, generation: int, changes: dict[str, Any]) -> Held:
+        begun = time.monotonic()
+        changed = dataclasses.replace(record, generation=generation, **changes)
+        values = _encode(changed) | {
+            'old_id': record.id,
+            'old_generation': record.generation,
+            'old_reason': str(record.reason or ''),
+            'owner': _owner(),
+            'lease': self._lease,
+        }
+        if statement is _SETTLE:
+            del values['owner'], values['lease']
+        with self._writing() as connection:
+            if connection.execute(statement, values).rowcount != 1:
+                raise exceptions.LostHold()
+        return self._held(changed, begun)
+
+    def _held(self, record: Record, begun: float) -> Held:
+        # Half of the lease to begin side effects, the other half for the last one to end.
+        return Held(record, Fence(record.generation, begun + self._lease / 2))
+
+
+def clear(connection: sa.Connection) -> None:
+    """Forget all records and results, within the transaction of the caller."""
+    connection.execute(sa.delete(_t))
+    connection.execute(sa.delete(tables.history))
+
+
+def _owner() -> str:
+    return f'{socket.gethostname()}:{os.getpid()}'
+
+
+def _record(row: Any) -> Record:
+    return _decode(dict(row._mapping))
+
+
+_FIXED = (
+    'server_id',
+    'project_id',
+    'requested_network_id',
+    'requested_address',
+    'created',
+    'mark',
+    'request_id',
+)
+
+
+def _encode(record: Record) -> dict[str, Any]:
+    snapshot = record.snapshot
+    return {
+        'generation': record.generation,
+        'host': record.host,
+        'port_id': record.port_id,
+        'snapshot': snapshot
+        and json.dumps(
+            [
+                snapshot.network_id,
+                snapshot.mac_address,
+                snapshot.status,
+                [[ip.subnet_id, ip.ip_address] for ip in snapshot.fixed_ips],
+            ]
+        ),
+        'plug_data': json.dumps(record.plug_data) if record.plug_data else None,
+        'state': str(record.state),
+        'reason': record.reason and str(record.reason),
+        'attempts': record.attempts,
+        'next_attempt': record.next_attempt,
+        'last_error': record.last_error,
+        'missing_since': record.missing_since,
+    }
+
+
+def _decode(values: dict[str, Any]) -> Record:
+    snapshot = values['snapshot']
+    if snapshot is not None:
+        network_id, mac_address, status, ips = json.loads(snapshot)
+        snapshot = Snapshot(network_id, mac_address, status, tuple(FixedIP(*ip) for ip in ips))
+    return Record(
+        **values
+        | {
+            'tag': None if values['tag'] is None else json.loads(values['tag']),
+            'plug_data': {} if values['plug_data'] is None else json.loads(values['plug_data']),
+            'snapshot': snapshot,
+            'state': State(values['state']),
+            'reason': Reason(values['reason']) if values['reason'] else None,
+            'created': bool(values['created']),
+        }
+    )

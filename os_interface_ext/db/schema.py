@@ -1,0 +1,82 @@
+"""The version of the schema in a database: told, required, and brought up to date."""
+
+from __future__ import annotations
+
+import os
+
+import sqlalchemy as sa
+
+from os_interface_ext import exceptions
+from os_interface_ext.db import tables
+from os_interface_ext.db.engine import Database, DatabaseError
+
+_CURE = 'run "os-interface-ext db sync"'
+
+
+def version(database: Database) -> str | None:
+    """The revision of the schema; None where there is no schema of ours.
+
+    :raises ConfigurationError: the database cannot be reached
+    """
+    url = sa.make_url(database.engine.url)
+    if url.get_backend_name() == 'sqlite' and not os.path.exists(url.database or ''):
+        return None
+    try:
+        with database.read() as connection:
+            if not sa.inspect(connection).has_table(tables.VERSION_TABLE):
+                return None
+            return connection.scalar(sa.text(f'SELECT version_num FROM {tables.VERSION_TABLE}'))
+    except (DatabaseError, sa.exc.SQLAlchemyError) as error:
+        raise _unreachable(database, error) from error
+
+
+def require_current(database: Database) -> None:
+    """:raises ConfigurationError: the schema is missing, older or newer than this code"""
+    found = version(database)
+    if found is None:
+        raise exceptions.ConfigurationError(
+            f'option [database] connection: {database.url} has no schema of os-interface-ext: {_CURE}'
+        )
+    if found < tables.REVISION:
+        raise exceptions.ConfigurationError(
+            f'option [database] connection: the schema of {database.url} is {found}, older than this code '
+            f'({tables.REVISION}): {_CURE}'
+        )
+    if found > tables.REVISION:
+        raise exceptions.ConfigurationError(
+            f'option [database] connection: the schema of {database.url} is {found}, newer than this code '
+            f'({tables.REVISION}): install the newer os-interface-ext'
+        )
+
+
+def upgrade(database: Database) -> None:
+    """Create the schema, or bring it up to date; harmless when it is.
+
+    :raises ConfigurationError: the database cannot be reached, or its schema is newer than this code
+    """
+    # Alembic is imported by those alone who change the schema: it is a third of the start-up time.
+    from os_interface_ext.db import migrations
+
+    found = version(database)
+    if found is not None and found >= tables.REVISION:
+        require_current(database)
+        return
+    url = sa.make_url(database.engine.url)
+    if url.get_backend_name() == 'sqlite' and url.database:
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(url.database)), exist_ok=True)
+        except OSError as error:
+            raise _unreachable(database, error) from error
+    try:
+        with database.write() as connection:
+            migrations.upgrade(connection)
+    except (DatabaseError, sa.exc.SQLAlchemyError) as error:
+        raise _unreachable(database, error) from error
+
+
+def _unreachable(database: Database, error: Exception) -> exceptions.ConfigurationError:
+    why = ' '.join(str(getattr(error, 'orig', None) or error).split())[:200]
+    return exceptions.ConfigurationError(
+        f'option [database] connection: {database.url} cannot be used ({why}): '
+        'start the database, or correct the URL'
+    )

@@ -1,0 +1,101 @@
+"""Front door 2: factories for PasteDeploy: the API as an application, and as a filter before another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flask
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from os_interface_ext import conf as config
+from os_interface_ext import deploy
+from os_interface_ext.api import faults
+from os_interface_ext.extension import Extension
+
+WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Filter:
+    """Answers the URLs of the port interfaces API; every other request goes on untouched.
+
+    :param application: the next application of the pipeline
+    :param extension: what answers
+    :param url_prefix: what stands before ``/servers`` in PATH_INFO (a urlmap may have moved it away)
+    """
+
+    def __init__(self, application: WSGIApplication, extension: Extension, url_prefix: str = '') -> None:
+        self._application = application
+        self._ours = _flask_app(extension, url_prefix)
+        self._match = re.compile(
+            re.escape(url_prefix) + r'(?:/[^/]+)?/servers/[^/]+/os-interface(?:/[^/]+)?', re.DOTALL
+        ).fullmatch
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if '/os-interface' in (path := environ.get('PATH_INFO', '')) and self._match(path):
+            return self._ours(environ, start_response)
+        return self._application(environ, start_response)
+
+
+def make_application(extension: Extension, url_prefix: str = '') -> WSGIApplication:
+    """The API alone, as a WSGI application; other URLs are not found."""
+    return Filter(_not_found, extension, url_prefix)
+
+
+def api_factory(
+    global_conf: Mapping[str, str],
+    config_file: str | None = None,
+    url_prefix: str = '',
+    auth_strategy: str = '',
+    **local_conf: str,
+) -> WSGIApplication:
+    """``use = egg:os-interface-ext#api``, with ``config_file``, ``url_prefix`` and ``auth_strategy``.
+
+    ``auth_strategy = keystone`` warns of drivers that are for development.
+    """
+    return make_application(_extension(config_file, auth_strategy), _prefix(url_prefix))
+
+
+def filter_factory(
+    global_conf: Mapping[str, str],
+    config_file: str | None = None,
+    url_prefix: str = '',
+    auth_strategy: str = '',
+    **local_conf: str,
+) -> Callable[[WSGIApplication], Filter]:
+    """``use = egg:os-interface-ext#os_interface``; options as those of the application."""
+    extension = _extension(config_file, auth_strategy)
+    return lambda application: Filter(application, extension, _prefix(url_prefix))
+
+
+def _extension(config_file: str | None, auth_strategy: str) -> Extension:
+    conf = config.new([config_file] if config_file else None)
+    extension = Extension(conf)
+    if auth_strategy == 'keystone':
+        deploy.warn_of_development_drivers(conf)
+    return extension
+
+
+def _prefix(url_prefix: str) -> str:
+    return '/' + url_prefix.strip('/') if url_prefix.strip('/') else ''
+
+
+def _flask_app(extension: Extension, url_prefix: str) -> flask.Flask:
+    app = flask.Flask('os_interface_ext.wsgi', static_folder=None)
+    extension.register(app, url_prefix=url_prefix)
+    # This host is ours alone; what no route takes (a method that HTTP does not know) is a fault too.
+    app.register_error_handler(HTTPException, _unrouted)
+    return app
+
+
+def _unrouted(error: HTTPException) -> WSGIApplication:
+    response = faults.response(flask.request.environ, error.code or 500, error.name)
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers['Allow'] = ', '.join(sorted(error.valid_methods))
+    return response
+
+
+def _not_found(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    response = faults.response(environ, 404, 'The resource could not be found.')
+    return response(environ, start_response)
