@@ -22,7 +22,7 @@ class OsInterfaceError(Exception):
         super().__init__(self.operator)
 
 
-class ConfigurationError(OsInterfaceError, SystemExit):
+class ConfigurationError(OsInterfaceError, SystemExit):  # type: ignore[misc]
     """The start cannot go on: one line that names the option, the value and the cure.
 
     Nobody has to catch it: as a SystemExit it ends the process with status 1 and that line on standard

@@ -17,7 +17,7 @@ from oslo_config import cfg
 
 from os_interface_ext import context, exceptions
 from os_interface_ext.api import faults, microversions, schemas
-from os_interface_ext.attachments.manager import Attachment, AttachRequest, Manager, is_sane
+from os_interface_ext.attachments.manager import AttachRequest, Manager, is_sane
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
 from os_interface_ext.policies import Enforcer, attach_interfaces
@@ -224,9 +224,10 @@ class Call:
         ):
             raise exceptions.Conflict(f'Instance {server.id} is locked. Unlock it first.')
 
-    def dump(self, attachment: Attachment) -> dict[str, Any]:
-        """One attachment in the shape of the version."""
-        return schemas.attachment_view(self.version).dump(attachment)  # type: ignore[return-value]
+    @property
+    def dump(self) -> schemas.Dump:
+        """What puts an attachment into the shape of the version."""
+        return schemas.dumper(self.version)
 
     # ------------------------------------------------------------------
 

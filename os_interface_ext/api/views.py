@@ -19,7 +19,7 @@ def index(call: Call, server_id: str) -> tuple[int, Any]:
     call.check_query()
     server = call.find_server(server_id)
     call.authorize('list', server)
-    return 200, {'interfaceAttachments': [call.dump(a) for a in call.manager.list(call.ctxt, server)]}
+    return 200, {'interfaceAttachments': list(map(call.dump, call.manager.list(call.ctxt, server)))}
 
 
 def show(call: Call, server_id: str, port_id: str) -> tuple[int, Any]:

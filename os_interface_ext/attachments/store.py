@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from os_interface_ext import exceptions
 from os_interface_ext.attachments.states import INWARD, Reason, State
-from os_interface_ext.db import tables
+from os_interface_ext.db import prepared, tables
 from os_interface_ext.db.engine import Database, DatabaseError, DuplicateEntry, now
 from os_interface_ext.drivers.base import Fence, FixedIP, Port
 
@@ -49,7 +49,8 @@ class Snapshot:
 class Record:
     """One attachment; see the table for what the fields are.
 
-    Times are seconds of the database's clock, as they were read: a write does not bring them along.
+    Times (seconds of the database's clock) and the sequence are as they were read: a write does not
+    bring them along.
     """
 
     id: str
@@ -58,7 +59,7 @@ class Record:
     state: State
     created: bool
     generation: int
-    sequence: int
+    sequence: int = 0
     host: str | None = None
     port_id: str | None = None
     requested_network_id: str | None = None
@@ -216,7 +217,6 @@ class Store:
         """
         record_id = str(uuid.uuid4())
         record = Record(
-            sequence=0,
             id=record_id,
             created=created,
             mark=mark or (f'osif:{self.installation}:{record_id}' if created and not unmarked else None),
@@ -229,12 +229,9 @@ class Store:
         row['tag'] = None if record.tag is None else json.dumps(record.tag)
         try:
             with self._writing() as connection:
-                result = connection.execute(_INSERT, row)
+                connection.execute(_INSERT, row)
         except DuplicateEntry as error:
             raise PortTaken() from error
-        key = result.inserted_primary_key
-        assert key is not None
-        record = dataclasses.replace(record, sequence=key[0])
         return self._held(record, begun)
 
     def swap(self, record: Record, **changes: Any) -> Held:
@@ -279,17 +276,17 @@ class Store:
                 raise exceptions.LostHold()
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
+    def _reading(self) -> Iterator[prepared.Connection]:
         try:
-            with self._db.read() as connection:
+            with self._db.prepared() as connection:
                 yield connection
         except DatabaseError as error:
             raise exceptions.Unavailable(operator=f'database: {error}') from error
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
+    def _writing(self) -> Iterator[prepared.Connection]:
         try:
-            with self._db.write() as connection:
+            with self._db.prepared(write=True) as connection:
                 yield connection
         except DuplicateEntry:
             raise
@@ -329,7 +326,7 @@ def _owner() -> str:
 
 
 def _record(row: Any) -> Record:
-    return _decode(dict(row._mapping))
+    return _decode(row._asdict())
 
 
 _FIXED = (

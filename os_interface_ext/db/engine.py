@@ -17,6 +17,7 @@ from sqlalchemy.ext import compiler
 from sqlalchemy.sql import functions
 
 from os_interface_ext import exceptions
+from os_interface_ext.db import prepared
 
 _databases: weakref.WeakKeyDictionary[cfg.ConfigOpts, Database] = weakref.WeakKeyDictionary()
 _databases_lock = threading.Lock()
@@ -57,6 +58,9 @@ class Database:
                         # Of the parent process: its connections are not ours to close.
                         self._engine.dispose(close=False)
                     self._engine = _create(self._conf)
+                    self._statements = prepared.Statements(self._engine)
+                    # The other databases begin by themselves with the first statement.
+                    self._begin = 'BEGIN IMMEDIATE' if self._engine.dialect.name == 'sqlite' else None
                     self._write_engine = self._engine.execution_options(osif_write=True)
                     self._pid = os.getpid()
         assert self._engine is not None
@@ -74,6 +78,39 @@ class Database:
         self.engine  # noqa: B018 (made on first use)
         with self._write_engine.begin() as connection:
             yield connection
+
+    @contextlib.contextmanager
+    def prepared(self, *, write: bool = False) -> Iterator[prepared.Connection]:
+        """As ``read`` and ``write``, for the statements of requests (see :mod:`.prepared`).
+
+        :param write: in a transaction, committed at the end of the block
+        """
+        connection = self._checkout()
+        try:
+            wrapped = prepared.Connection(connection, self._statements)
+            if not write:
+                yield wrapped
+                return
+            try:
+                if self._begin:
+                    connection.execute(self._begin)
+                yield wrapped
+                connection.commit()
+            except BaseException as error:
+                with contextlib.suppress(Exception):
+                    connection.rollback()
+                if isinstance(error, self._statements.dialect.loaded_dbapi.Error):
+                    raise self._statements.translate(error, 'COMMIT', connection) from error
+                raise
+        finally:
+            connection.close()
+
+    def _checkout(self) -> Any:
+        engine = self.engine
+        try:
+            return engine.raw_connection()
+        except (engine.dialect.loaded_dbapi.Error, sa.exc.SQLAlchemyError) as error:
+            raise DatabaseError(error) from error
 
     def dispose(self) -> None:
         """Close all connections (before a fork, at the end)."""

@@ -1,0 +1,94 @@
+"""The rules of the house: who may import whom, and what the core may cost."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import os_interface_ext
+
+ROOT = pathlib.Path(os_interface_ext.__file__).parent
+PACKAGE = 'os_interface_ext'
+
+#: part -> parts that it may import (besides itself). Parts that are not named may import all.
+ALLOWED = {
+    'exceptions': set(),
+    'context': {'exceptions'},
+    'paths': {'exceptions'},
+    'conf': {'exceptions'},
+    'policies': {'conf', 'exceptions', 'context'},
+    'drivers': {'conf', 'exceptions', 'context', 'db', 'inventory'},
+    'db': {'exceptions'},
+    'inventory': {'db', 'exceptions', 'context'},
+    'attachments': {'db', 'drivers.base', 'exceptions', 'context'},
+    'api': {'attachments', 'drivers.base', 'policies', 'exceptions', 'context'},
+    'extension': {'api', 'deploy', 'context', 'drivers.base'},
+    'middleware': {'api.faults', 'conf', 'context', 'db', 'exceptions', 'inventory'},
+    'wsgi': {'api.faults', 'conf', 'deploy', 'extension', 'paths'},
+    'testing': {'drivers.base', 'exceptions', 'context'},
+}
+#: who alone may import these
+ONLY = {'standalone': {'cmd', 'standalone'}, 'agent': {'cmd', 'agent'}, 'testing': {'testing'}}
+
+
+def modules() -> list[tuple[str, pathlib.Path]]:
+    found = []
+    for path in ROOT.rglob('*.py'):
+        parts = path.relative_to(ROOT).with_suffix('').parts
+        found.append(('.'.join(part for part in parts if part != '__init__'), path))
+    return found
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """The modules of this package that a file imports, without the package's name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == PACKAGE:
+            base = node.module or ''
+            for alias in node.names:
+                name = f'{base}.{alias.name}'
+                path_of = ROOT.parent / pathlib.Path(*name.split('.'))
+                found.add(name if path_of.is_dir() or path_of.with_suffix('.py').exists() else base)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split('.')[0] == PACKAGE}
+    return {name.removeprefix(PACKAGE).lstrip('.') for name in found} - {''}
+
+
+def covers(allowed: set[str], name: str) -> bool:
+    return any(name == part or name.startswith(part + '.') for part in allowed)
+
+
+@pytest.mark.parametrize(('name', 'path'), modules(), ids=lambda value: str(value) if '.' in str(value) else None)
+def test_imports_go_one_way(name: str, path: pathlib.Path) -> None:
+    part = name.split('.')[0]
+    if part in ALLOWED:
+        bad = {found for found in imports(path) if not covers(ALLOWED[part] | {part}, found)}
+        assert not bad, f'{name} must not import {bad}'
+    for target, importers in ONLY.items():
+        if part not in importers:
+            assert not {found for found in imports(path) if covers({target}, found)}
+
+
+def test_drivers_import_no_other_driver() -> None:
+    for name, path in modules():
+        if name.startswith(('drivers.servers', 'drivers.networks', 'drivers.vifs')):
+            others = {found for found in imports(path) if found.startswith('drivers.')} - {'drivers.base'}
+            assert not others, f'{name} must not import {others}'
+            if 'inventory' in {found.split('.')[0] for found in imports(path)}:
+                assert name.endswith('.sql'), f'{name} must not import the inventory'
+
+
+def test_the_core_imports_no_heavy_library() -> None:
+    code = (
+        'import sys, os_interface_ext.extension, os_interface_ext.wsgi.paste\n'
+        'from os_interface_ext.drivers.servers import sql\n'
+        'from os_interface_ext.drivers.networks import sql\n'
+        'from os_interface_ext.drivers.vifs import noop\n'
+        "heavy = {'openstack', 'libvirt', 'pyroute2', 'oslo_messaging', 'eventlet', 'alembic',"
+        " 'keystonemiddleware', 'gunicorn', 'pytest'}\n"
+        'print(sorted(heavy & set(sys.modules)))\n'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == '[]'
