@@ -42,7 +42,7 @@ def test_upgrade_twice_is_harmless_and_keeps_the_installation(database: Database
 
 
 def test_no_schema_is_refused_with_its_cure(database: Database) -> None:
-    with pytest.raises(exceptions.ConfigurationError, match='has no schema .*db sync') as caught:
+    with pytest.raises(exceptions.ConfigurationError, match=r'has no schema .*db sync') as caught:
         schema.require_current(database)
     assert '\n' not in str(caught.value)
 
