@@ -139,7 +139,7 @@ _SETTLE = _update({'owner': None, 'lease_expires': None})
 _TAKE = _update(_LEASE, sa.or_(_t.c.owner.is_(None), _t.c.lease_expires < now()))
 _ASK_UNDO = (
     sa.update(_t)
-    .where(_t.c.id == sa.bindparam('old_id'), _t.c.state.in_([str(state) for state in INWARD]))
+    .where(_t.c.id == sa.bindparam('old_id'), sa.or_(*(_t.c.state == str(state) for state in INWARD)))
     .values(reason=str(Reason.UNDO))
 )
 _HELD = (_t.c.id == sa.bindparam('old_id'), _t.c.generation == sa.bindparam('old_generation'))

@@ -45,9 +45,7 @@ class _Compiled:
     """A statement as SQL of one dialect."""
 
     def __init__(self, statement: Any, dialect: sa.Dialect, names: tuple[str, ...]) -> None:
-        compiled = statement.compile(
-            dialect=dialect, column_keys=list(names), compile_kwargs={'render_postcompile': True}
-        )
+        compiled = statement.compile(dialect=dialect, column_keys=list(names))
         self.sql = str(compiled)
         self.returns_rows = isinstance(statement, sa.Select)
         required = object()
