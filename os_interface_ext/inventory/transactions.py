@@ -1,0 +1,53 @@
+"""How the embedded inventory uses its database: readings, transactions, and what their errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import sqlalchemy as sa
+from oslo_db import exception as db_exc
+
+from os_interface_ext import exceptions
+from os_interface_ext.db.engine import Database, DatabaseError
+
+_T = TypeVar('_T')
+_ATTEMPTS = 20
+
+
+class Outdated(Exception):
+    """A row is there already, or what it refers to is gone: read and decide anew."""
+
+
+@contextlib.contextmanager
+def reading(database: Database) -> Iterator[sa.Connection]:
+    """A connection for reading.
+
+    :raises Unavailable: the database does not answer
+    """
+    try:
+        with database.read() as connection:
+            yield connection
+    except DatabaseError as error:
+        raise exceptions.Unavailable(operator=f'database: {error}') from error
+
+
+def write(database: Database, work: Callable[[sa.Connection], _T]) -> _T:
+    """Do ``work`` in one transaction; again, while the database takes it back to end a deadlock.
+
+    :raises Outdated: nothing was written: another transaction has changed what ``work`` built on
+    :raises UnknownOutcome: the database failed, perhaps after the commit
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            with database.write() as connection:
+                return work(connection)
+        except (db_exc.DBDuplicateEntry, db_exc.DBReferenceError) as error:
+            raise Outdated(error) from error
+        except db_exc.DBDeadlock as error:
+            if attempt == _ATTEMPTS - 1:
+                raise exceptions.Unavailable(operator=f'database: {error}') from error
+        except DatabaseError as error:
+            raise exceptions.UnknownOutcome(operator=f'database: {error}') from error
+    raise AssertionError
