@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from os_interface_ext import exceptions
+from os_interface_ext.db.prepared import Connection
 from os_interface_ext.inventory import addresses, tables
 from os_interface_ext.inventory.addresses import Subnet
 
@@ -75,7 +76,7 @@ class Given(NamedTuple):
     ip_address: str
 
 
-def reserve(connection: sa.Connection, project_id: str, network_id: str, asked: str | None) -> list[Given]:
+def reserve(connection: Connection, project_id: str, network_id: str, asked: str | None) -> list[Given]:
     """Decide whether the project may have one more port, and which addresses it gets.
 
     Without an address asked for these are one of each family that the network has, IPv4 first; none on a
@@ -87,10 +88,10 @@ def reserve(connection: sa.Connection, project_id: str, network_id: str, asked: 
     :raises AddressInUse:
     :raises AddressInvalid: not in a subnet of the network, or not for ports
     """
-    connection.execute(_INVENTORY).close()
+    connection.execute(_INVENTORY)
     limit = connection.scalar(_QUOTA, {'project_id': project_id})
     subnets = [Subnet.of(*row) for row in connection.execute(_SUBNETS, {'network_id': network_id})]
-    if limit is not None and limit >= 0 and connection.scalars(_COUNT, {'project_id': project_id}).one() >= limit:
+    if limit is not None and limit >= 0 and connection.scalar(_COUNT, {'project_id': project_id}) >= limit:
         raise exceptions.QuotaExceeded()
     if asked is not None:
         return [_asked(connection, subnets, asked)]
@@ -98,7 +99,7 @@ def reserve(connection: sa.Connection, project_id: str, network_id: str, asked: 
     return [_any_of(connection, family) for family in families if family]
 
 
-def insert_port(connection: sa.Connection, values: dict[str, Any], given: Sequence[Given]) -> None:
+def insert_port(connection: Connection, values: dict[str, Any], given: Sequence[Given]) -> None:
     """Insert a port with its addresses.
 
     :param values: all columns of the port
@@ -130,7 +131,7 @@ def mac(tail: bytes) -> str:
     return f'fa:16:3e:{tail.hex(":")}'
 
 
-def _asked(connection: sa.Connection, subnets: list[Subnet], asked: str) -> Given:
+def _asked(connection: Connection, subnets: list[Subnet], asked: str) -> Given:
     address = ipaddress.ip_address(asked)
     number = int(address)
     subnet = next((subnet for subnet in subnets if address in subnet.network), None)
@@ -143,7 +144,7 @@ def _asked(connection: sa.Connection, subnets: list[Subnet], asked: str) -> Give
     return Given(subnet.id, number, asked)
 
 
-def _any_of(connection: sa.Connection, family: list[Subnet]) -> Given:
+def _any_of(connection: Connection, family: list[Subnet]) -> Given:
     for subnet in family:
         for pool in connection.execute(_POOLS, {'subnet_id': subnet.id}).all():
             number = _next_free(connection, subnet, pool)
@@ -152,7 +153,7 @@ def _any_of(connection: sa.Connection, family: list[Subnet]) -> Given:
     raise exceptions.NoAddress()
 
 
-def _next_free(connection: sa.Connection, subnet: Subnet, pool: Any) -> int | None:
+def _next_free(connection: Connection, subnet: Subnet, pool: Any) -> int | None:
     first, last, cursor = (int(text, 16) for text in (pool.first_key, pool.last_key, pool.next_key))
     number = _free(connection, subnet, cursor, last)
     if number is None:
@@ -163,7 +164,7 @@ def _next_free(connection: sa.Connection, subnet: Subnet, pool: Any) -> int | No
     return number
 
 
-def _free(connection: sa.Connection, subnet: Subnet, first: int, last: int) -> int | None:
+def _free(connection: Connection, subnet: Subnet, first: int, last: int) -> int | None:
     """The lowest free address of a range; the cost grows only with the used ones right before it."""
     reserved = subnet.reserved
     window = _WINDOW
@@ -188,7 +189,7 @@ def _unreserved(number: int, reserved: frozenset[int]) -> int:
     return number
 
 
-def _used(connection: sa.Connection, subnet: Subnet, first: int, last: int, window: int) -> list[int]:
+def _used(connection: Connection, subnet: Subnet, first: int, last: int, window: int) -> list[int]:
     values = {
         'subnet_id': subnet.id,
         'first': addresses.key(first),

@@ -6,6 +6,7 @@ import dataclasses
 
 import sqlalchemy as sa
 
+from os_interface_ext.db.prepared import Connection
 from os_interface_ext.inventory import tables
 from os_interface_ext.inventory.ids import is_id
 
@@ -19,6 +20,7 @@ _BY_ID = sa.select(
     _t.c.id,
     _t.c.project_id,
     _t.c.external,
+    _t.c.admin_state_up,
     _t.c.port_security_enabled,
     _t.c.mtu,
     sa.exists().where(tables.subnets.c.network_id == _t.c.id).label('has_subnets'),
@@ -34,6 +36,7 @@ class Network:
     id: str
     project_id: str
     external: bool
+    admin_state_up: bool
     port_security_enabled: bool
     mtu: int
     has_subnets: bool
@@ -45,7 +48,7 @@ class Network:
         return self.port_security_enabled and not self.has_subnets
 
 
-def find(connection: sa.Connection, network_id: str, project_id: str | None) -> Network | None:
+def find(connection: Connection, network_id: str, project_id: str | None) -> Network | None:
     """A network, whether the project may see it or not."""
     if not is_id(network_id):
         return None
@@ -53,6 +56,6 @@ def find(connection: sa.Connection, network_id: str, project_id: str | None) -> 
     return None if row is None else Network(*row)
 
 
-def available(connection: sa.Connection, project_id: str) -> list[str]:
+def available(connection: Connection, project_id: str) -> list[str]:
     """The ids of the networks that the project owns, and of those that are shared with it."""
-    return list(connection.scalars(_AVAILABLE, {'project_id': project_id}))
+    return connection.scalars(_AVAILABLE, {'project_id': project_id})

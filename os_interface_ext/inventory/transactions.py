@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import sqlalchemy as sa
 from oslo_db import exception as db_exc
 
 from os_interface_ext import exceptions
 from os_interface_ext.db.engine import Database, DatabaseError
+from os_interface_ext.db.prepared import Connection
 
 _T = TypeVar('_T')
 _ATTEMPTS = 20
@@ -21,19 +21,19 @@ class Outdated(Exception):
 
 
 @contextlib.contextmanager
-def reading(database: Database) -> Iterator[sa.Connection]:
+def reading(database: Database) -> Iterator[Connection]:
     """A connection for reading.
 
     :raises Unavailable: the database does not answer
     """
     try:
-        with database.read() as connection:
+        with database.prepared() as connection:
             yield connection
     except DatabaseError as error:
         raise exceptions.Unavailable(operator=f'database: {error}') from error
 
 
-def write(database: Database, work: Callable[[sa.Connection], _T]) -> _T:
+def write(database: Database, work: Callable[[Connection], _T]) -> _T:
     """Do ``work`` in one transaction; again, while the database takes it back to end a deadlock.
 
     :raises Outdated: nothing was written: another transaction has changed what ``work`` built on
@@ -41,7 +41,7 @@ def write(database: Database, work: Callable[[sa.Connection], _T]) -> _T:
     """
     for attempt in range(_ATTEMPTS):
         try:
-            with database.write() as connection:
+            with database.prepared(write=True) as connection:
                 return work(connection)
         except (db_exc.DBDuplicateEntry, db_exc.DBReferenceError) as error:
             raise Outdated(error) from error

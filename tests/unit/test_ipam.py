@@ -199,9 +199,10 @@ def test_created_port_is_what_is_read(driver: SQLNetworkDriver) -> None:
         mac_address=port.mac_address,
         project_id=MINE,
         fixed_ips=(base.FixedIP(uid('10.1.0.0/24'), '10.1.0.2'), base.FixedIP(uid('fd01::/64'), 'fd01::2')),
-        status='DOWN',
+        status='ACTIVE',
         device_id='db',
         device_owner='compute:az1',
+        host='compute1',
         mark='osif:i:mine',
         mtu=1450,
     )
@@ -512,7 +513,9 @@ def test_inventory_that_is_replaced_meanwhile(driver: SQLNetworkDriver, database
 def test_claim_makes_the_server_the_device(driver: SQLNetworkDriver) -> None:
     before = get(driver, 'free')
     claimed = claim(driver, 'free', DB)
-    expected = dataclasses.replace(before, device_id='db', device_owner='compute:az1', tag=None)
+    expected = dataclasses.replace(
+        before, device_id='db', device_owner='compute:az1', host='compute1', status='ACTIVE', tag=None
+    )
     assert claimed == expected == get(driver, 'free')
     assert texts(claimed) == ['10.1.0.50', 'fd01::50']
     assert claim(driver, 'free', DB) == claimed
@@ -566,9 +569,10 @@ def test_one_of_many_threads_gets_the_port(driver: SQLNetworkDriver) -> None:
 )
 def test_bind_makes_active_what_is_up(driver: SQLNetworkDriver, name: str, status: str) -> None:
     claimed = claim(driver, name)
-    bound = driver.bind(member(), claimed, 'compute1', FENCE)
-    assert bound == dataclasses.replace(claimed, host='compute1', status=status) == get(driver, name)
-    assert driver.bind(member(), bound, 'compute1', FENCE) == bound
+    assert (claimed.host, claimed.status) == ('compute1', status)
+    bound = driver.bind(member(), claimed, 'compute2', FENCE)
+    assert bound == dataclasses.replace(claimed, host='compute2', status=status) == get(driver, name)
+    assert driver.bind(member(), bound, 'compute2', FENCE) == bound
     assert driver.bind(member(), bound, None, FENCE).host is None
 
 
@@ -580,11 +584,11 @@ def test_bind_of_what_is_not_the_servers_any_more(driver: SQLNetworkDriver) -> N
             claim(driver, 'free', DB)
         before = get(driver, 'free')
         with pytest.raises(exceptions.BindingFailed):
-            driver.bind(member(), claimed, 'compute1', FENCE)
+            driver.bind(member(), claimed, 'compute2', FENCE)
         assert get(driver, 'free') == before
     gone = dataclasses.replace(claimed, id=uid('no such'))
     with pytest.raises(exceptions.BindingFailed):
-        driver.bind(member(), gone, 'compute1', FENCE)
+        driver.bind(member(), gone, 'compute2', FENCE)
 
 
 def test_unbind_sets_the_port_free(driver: SQLNetworkDriver) -> None:
@@ -664,7 +668,7 @@ def test_no_side_effect_is_begun_past_the_deadline(driver: SQLNetworkDriver) -> 
     for call in (
         lambda: create(driver, 'dual', server=DB, fence=PAST),
         lambda: driver.claim(member(), DB, uid('free'), PAST),
-        lambda: driver.bind(member(), made, 'compute1', PAST),
+        lambda: driver.bind(member(), made, 'compute2', PAST),
         lambda: driver.unbind(member(), made.id, 'db', PAST),
         lambda: driver.delete(member(), made.id, 'osif:i:made', PAST),
         lambda: driver.delete(member(), None, 'osif:i:made', PAST),

@@ -15,6 +15,7 @@ from oslo_config import cfg
 from os_interface_ext import exceptions
 from os_interface_ext.context import RequestContext
 from os_interface_ext.db.engine import Database
+from os_interface_ext.db.prepared import Connection
 from os_interface_ext.drivers import base
 from os_interface_ext.inventory import ipam, networks, tables, transactions
 from os_interface_ext.inventory.ids import is_id
@@ -53,6 +54,13 @@ _BY_MARK = _PORTS.where(_t.c.mark == sa.bindparam('mark'))
 _BY_PREFIX = _PORTS.where(_t.c.mark.startswith(sa.bindparam('prefix'), escape='/'))
 
 _CREATED_BY_ATTACH = sa.select(_t.c.created_by_attach, _t.c.mark).where(_t.c.id == sa.bindparam('id'))
+_NETWORK_IS_UP = sa.exists().where(
+    tables.networks.c.id == _t.c.network_id, tables.networks.c.admin_state_up.is_(sa.true())
+)
+_BOUND = {
+    'host': sa.bindparam('new_host'),
+    'status': sa.case((sa.and_(_t.c.admin_state_up.is_(sa.true()), _NETWORK_IS_UP), 'ACTIVE'), else_='DOWN'),
+}
 _CLAIM = (
     sa.update(_t)
     .where(
@@ -60,18 +68,12 @@ _CLAIM = (
         _t.c.project_id == sa.bindparam('owner_id'),
         _t.c.device_id.is_(None),
     )
-    .values(device_id=sa.bindparam('server_id'), device_owner=sa.bindparam('owner'), tag=None)
-)
-_NETWORK_IS_UP = sa.exists().where(
-    tables.networks.c.id == _t.c.network_id, tables.networks.c.admin_state_up.is_(sa.true())
+    .values(device_id=sa.bindparam('server_id'), device_owner=sa.bindparam('owner'), tag=None, **_BOUND)
 )
 _BIND = (
     sa.update(_t)
     .where(_t.c.id == sa.bindparam('port_id'), _t.c.device_id == sa.bindparam('server_id'))
-    .values(
-        host=sa.bindparam('new_host'),
-        status=sa.case((sa.and_(_t.c.admin_state_up.is_(sa.true()), _NETWORK_IS_UP), 'ACTIVE'), else_='DOWN'),
-    )
+    .values(**_BOUND)
 )
 _UNBIND = (
     sa.update(_t)
@@ -156,6 +158,7 @@ class SQLNetworkDriver(base.NetworkDriver):
                 'owner_id': server.project_id,
                 'server_id': server.id,
                 'owner': _owner(server),
+                'new_host': server.host,
             }
             claimed = self._change(_CLAIM, values, fence)
             if claimed is not None:
@@ -163,6 +166,9 @@ class SQLNetworkDriver(base.NetworkDriver):
         raise exceptions.Unavailable(operator=f'port {port_id} changed in {_ATTEMPTS} attempts')
 
     def bind(self, ctxt: RequestContext, port: base.Port, host: str | None, fence: base.Fence) -> base.Port:
+        # create and claim have bound it to the server's host already, in their one transaction.
+        if port.host == host:
+            return port
         values = {'port_id': port.id, 'server_id': port.device_id, 'new_host': host}
         bound = self._change(_BIND, values, fence)
         if bound is None:
@@ -174,7 +180,7 @@ class SQLNetworkDriver(base.NetworkDriver):
             self._change(_UNBIND, {'port_id': port_id, 'server_id': server_id}, fence)
 
     def delete(self, ctxt: RequestContext, port_id: str | None, mark: str | None, fence: base.Fence) -> None:
-        def work(connection: sa.Connection) -> None:
+        def work(connection: Connection) -> None:
             if port_id is None:
                 row = connection.execute(_LOCK_BY_MARK, {'mark': mark}).first()
             else:
@@ -193,16 +199,16 @@ class SQLNetworkDriver(base.NetworkDriver):
 
     def _find(self, statement: sa.Select[Any], **values: Any) -> list[base.Port]:
         with reading(self._db) as connection:
-            return _ports(connection.execute(statement, values))
+            return _ports(connection.execute(statement, values).rows)
 
     def _change(self, statement: sa.Update, values: dict[str, Any], fence: base.Fence) -> base.Port | None:
         """Change one port, as it is then; None if it is not as the statement wants it."""
 
-        def work(connection: sa.Connection) -> base.Port | None:
+        def work(connection: Connection) -> base.Port | None:
             fence.check()
             if connection.execute(statement, values).rowcount != 1:
                 return None
-            return _ports(connection.execute(_BY_ID, {'id': values['port_id']}))[0]
+            return _ports(connection.execute(_BY_ID, {'id': values['port_id']}).rows)[0]
 
         return transactions.write(self._db, work)
 
@@ -221,19 +227,19 @@ class SQLNetworkDriver(base.NetworkDriver):
             'project_id': server.project_id,
             'network_id': network.id,
             'mac_address': ipam.random_mac(),
-            'status': 'DOWN',
+            'status': 'ACTIVE' if network.admin_state_up else 'DOWN',
             'admin_state_up': True,
             'port_security_enabled': network.port_security_enabled,
             'vnic_type': 'normal',
             'device_id': server.id,
             'device_owner': _owner(server),
-            'host': None,
+            'host': server.host,
             'tag': None,
             'created_by_attach': False,
             'mark': mark,
         }
 
-        def work(connection: sa.Connection) -> list[ipam.Given]:
+        def work(connection: Connection) -> list[ipam.Given]:
             given = ipam.reserve(connection, server.project_id, network.id, request.ip_address)
             fence.check()
             ipam.insert_port(connection, values, given)
@@ -246,8 +252,10 @@ class SQLNetworkDriver(base.NetworkDriver):
             mac_address=values['mac_address'],
             project_id=server.project_id,
             fixed_ips=tuple(base.FixedIP(one.subnet_id, one.ip_address) for one in given),
+            status=values['status'],
             device_id=server.id,
             device_owner=values['device_owner'],
+            host=server.host,
             mark=mark,
             mtu=network.mtu,
         )
@@ -312,7 +320,7 @@ def _port(rows: list[Any]) -> base.Port:
         device_owner,
         host,
         vnic_type,
-        admin_state_up,
+        bool(admin_state_up),
         name,
         mark,
         None if tag is None else json.loads(tag),
@@ -324,7 +332,7 @@ def _owner(server: base.Server) -> str:
     return f'compute:{server.availability_zone or "nova"}'
 
 
-def _only_network(connection: sa.Connection, project_id: str) -> str:
+def _only_network(connection: Connection, project_id: str) -> str:
     found = networks.available(connection, project_id)
     if not found:
         raise exceptions.NetworkNotUsable(
