@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from werkzeug.wrappers import Response
 
-from os_interface_ext import context
+from os_interface_ext import context, exceptions
+
+LOG = logging.getLogger(__name__)
 
 #: The key of the body, by status code (Nova's ``faults.Fault``).
 TYPES = {
@@ -32,12 +35,41 @@ def body(code: int, message: str) -> dict[str, Any]:
     return {TYPES.get(code, 'computeFault'): {'code': code, 'message': message}}
 
 
+def of_error(
+    environ: Mapping[str, Any], error: exceptions.OsInterfaceError, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An error as an answer; what only the operator may know goes to the log.
+
+    :param headers: those of the operation; without, the request has reached none
+    """
+    if headers is None:
+        headers = _request_id_headers(environ)
+    if error.code >= 500 and error.code != 501:
+        level = logging.WARNING if error.code == 503 else logging.ERROR
+        cause = error.__cause__ if error.code == 500 else None
+        LOG.log(level, '%s: %s %s', headers['x-openstack-request-id'], error.code, error.operator, exc_info=cause)
+    answer = _response(error.code, error.message, headers)
+    if error.code == 401:
+        answer.headers['WWW-Authenticate'] = 'Keystone'
+    if isinstance(error, exceptions.MethodNotAllowed):
+        answer.headers['Allow'] = error.allow
+    retry_after = getattr(error, 'retry_after', None)
+    if retry_after is not None:
+        answer.headers['Retry-After'] = str(retry_after)
+    return answer
+
+
 def response(environ: Mapping[str, Any], code: int, message: str) -> Response:
-    """A fault as a WSGI application, for a request that reached no operation."""
+    """A fault for a request that reached no operation."""
+    return _response(code, message, _request_id_headers(environ))
+
+
+def _request_id_headers(environ: Mapping[str, Any]) -> dict[str, str]:
     request_id = context.request_ids(environ)['request_id']
+    return {'x-openstack-request-id': request_id, 'x-compute-request-id': request_id}
+
+
+def _response(code: int, message: str, headers: Mapping[str, str]) -> Response:
     return Response(
-        orjson.dumps(body(code, message)),
-        status=code,
-        headers={'x-openstack-request-id': request_id, 'x-compute-request-id': request_id},
-        content_type='application/json',
+        orjson.dumps(body(code, message)), status=code, headers=dict(headers), content_type='application/json'
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ import orjson
 import werkzeug.exceptions
 from microversion_parse import Version
 from oslo_config import cfg
+from werkzeug.wrappers import Response
 
 from os_interface_ext import context, exceptions
 from os_interface_ext.api import faults, microversions, schemas
@@ -21,8 +21,6 @@ from os_interface_ext.attachments.manager import AttachRequest, Manager, is_sane
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
 from os_interface_ext.policies import Enforcer, attach_interfaces
-
-LOG = logging.getLogger(__name__)
 
 JSON = 'application/json'
 VENDOR_JSON = 'application/vnd.openstack.compute+json'
@@ -52,14 +50,14 @@ class Api:
         self.enforcer = enforcer
         self.identity = identity
 
-    def operation(self, view: View) -> Callable[..., flask.Response]:
+    def operation(self, view: View) -> Callable[..., Response]:
         """Make a view of Flask's from one of ours: ``view(call, **path)`` -> (status, what to answer).
 
         Nothing that a view raises gets out to the host, whose own error handlers are not for it.
         """
 
         @functools.wraps(view)
-        def handle(**path: str) -> flask.Response:
+        def handle(**path: str) -> Response:
             return Call(self, flask.request).run(view, path)
 
         return handle
@@ -81,7 +79,7 @@ class Call:
 
     # ------------------------------------------------------------------ the frame
 
-    def run(self, view: View, path: dict[str, str]) -> flask.Response:
+    def run(self, view: View, path: dict[str, str]) -> Response:
         """Carry the request out, and answer it whatever happens."""
         try:
             self._identify()
@@ -95,9 +93,10 @@ class Call:
             return self._fault(error)
         except werkzeug.exceptions.HTTPException as error:
             return self._fault(_of_werkzeug(error))
-        except Exception:
-            LOG.exception('%s %s: %s', self._request.method, self._request.path, self._request_id)
-            return self._fault(exceptions.OsInterfaceError())
+        except Exception as error:
+            unknown = exceptions.OsInterfaceError(operator=f'{view.__name__} failed')
+            unknown.__cause__ = error
+            return self._fault(unknown)
 
     def _identify(self) -> None:
         self.ctxt = context.from_environ(self._request.environ, self._api.identity)
@@ -118,23 +117,8 @@ class Call:
         response.content_type = self._best_type()
         return response
 
-    def _fault(self, error: exceptions.OsInterfaceError) -> flask.Response:
-        code = error.code
-        if code >= 500 and code != 501:
-            level = logging.WARNING if code == 503 else logging.ERROR
-            LOG.log(level, '%s: %s %s', self._request_id, code, error.operator)
-        response = flask.Response(
-            orjson.dumps(faults.body(code, error.message)), status=code, headers=self._headers()
-        )
-        response.content_type = JSON
-        if code == 401:
-            response.headers['WWW-Authenticate'] = 'Keystone'
-        if isinstance(error, exceptions.MethodNotAllowed):
-            response.headers['Allow'] = error.allow
-        retry_after = getattr(error, 'retry_after', None)
-        if retry_after is not None:
-            response.headers['Retry-After'] = str(retry_after)
-        return response
+    def _fault(self, error: exceptions.OsInterfaceError) -> Response:
+        return faults.of_error(self._request.environ, error, self._headers())
 
     def _headers(self) -> dict[str, str]:
         request_id = self._request_id

@@ -21,7 +21,12 @@ class UUIDString(fields.UUID):
     """A UUID in any of its spellings, loaded as canonical text."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        return str(super()._deserialize(value, attr, data, **kwargs))
+        text = str(super()._deserialize(value, attr, data, **kwargs))
+        # uuid.UUID reads the digits as int() does, which takes "_", signs, blanks and more.
+        digits = str(value).replace('urn:', '').replace('uuid:', '').strip('{}').replace('-', '').lower()
+        if digits != text.replace('-', ''):
+            raise self.make_error('invalid_uuid')
+        return text
 
 
 class IPAddressString(fields.String):
@@ -175,10 +180,15 @@ def explain(error: ValidationError) -> str:
     return f'Invalid input: {"; ".join(problems)}'[:500]
 
 
+def _printable(text: str) -> str:
+    return ''.join(character if character.isprintable() else '?' for character in text)
+
+
 def _flatten(messages: Any, path: str) -> Any:
     if isinstance(messages, dict):
         for key, value in messages.items():
-            name = '' if key == '_schema' else str(key)[:64]
+            # The keys are the caller's own.
+            name = '' if key == '_schema' else _printable(str(key)[:64])
             yield from _flatten(value, f'{path}.{name}'.strip('.') if name else path)
     else:
         for message in messages:

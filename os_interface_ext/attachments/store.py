@@ -315,6 +315,11 @@ class Store:
         return Held(record, Fence(record.generation, begun + self._lease / 2))
 
 
+def count(connection: sa.Connection) -> int:
+    """How many records there are."""
+    return connection.scalar(sa.select(sa.func.count()).select_from(_t)) or 0
+
+
 def clear(connection: sa.Connection) -> None:
     """Forget all records and results, within the transaction of the caller."""
     connection.execute(sa.delete(_t))

@@ -18,12 +18,6 @@ OPTS = [
         min=0.0,
         help='Seconds that an attach waits for a port that is in motion, before it answers 503.',
     ),
-    cfg.IntOpt(
-        'history_days',
-        default=30,
-        min=0,
-        help='Days for which the result of a finished detach is kept.',
-    ),
 ]
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from os_interface_ext import conf as config
 from os_interface_ext import context, exceptions
 from os_interface_ext.api import faults
+from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
 from os_interface_ext.inventory import callers
+
+LOG = logging.getLogger(__name__)
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -28,19 +32,24 @@ class StaticTokens:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         environ.pop(context.IDENTITY_KEY, None)
         if environ.get('PATH_INFO', '') not in self._public:
-            identity = callers.find(self._database, environ.get('HTTP_X_AUTH_TOKEN', ''))
-            if identity is None:
-                error = exceptions.Unauthorized()
-                response = faults.response(environ, error.code, error.message)
-                response.headers['WWW-Authenticate'] = 'Keystone'
-                return response(environ, start_response)
-            environ[context.IDENTITY_KEY] = identity
+            try:
+                environ[context.IDENTITY_KEY] = self._identify(environ)
+            except exceptions.OsInterfaceError as error:
+                return faults.of_error(environ, error)(environ, start_response)
         return self._application(environ, start_response)
+
+    def _identify(self, environ: Mapping[str, Any]) -> dict[str, Any]:
+        identity = callers.find(self._database, environ.get('HTTP_X_AUTH_TOKEN', ''))
+        if identity is None:
+            raise exceptions.Unauthorized()
+        return identity
 
 
 def filter_factory(
     global_conf: Mapping[str, str], config_file: str | None = None, public: str = '', **local_conf: str
 ) -> Callable[[WSGIApplication], StaticTokens]:
     """``use = egg:os-interface-ext#static_tokens``, with ``config_file`` and ``public`` (paths)."""
-    conf = config.new([config_file] if config_file else None)
-    return lambda application: StaticTokens(application, Database.of(conf), public.split())
+    database = Database.of(config.new([config_file] if config_file else None))
+    schema.require_current(database)
+    database.dispose()
+    return lambda application: StaticTokens(application, database, public.split())
