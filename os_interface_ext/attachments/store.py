@@ -173,8 +173,7 @@ class Store:
     def installation(self) -> str:
         """The uuid of this database, a part of every mark."""
         if self._installation is None:
-            with self._reading() as connection:
-                self._installation = connection.scalar(sa.select(tables.installation.c.uuid))
+            self._installation = self._fetch(sa.select(tables.installation.c.uuid)).rows[0][0]
         assert self._installation is not None
         return self._installation
 
@@ -182,19 +181,16 @@ class Store:
 
     def of_server(self, server_id: str) -> list[Record]:
         """All records of a server, in the order of attachment."""
-        with self._reading() as connection:
-            return [_record(row) for row in connection.execute(_BY_SERVER, {'server_id': server_id})]
+        return [_record(row) for row in self._fetch(_BY_SERVER, {'server_id': server_id})]
 
     def of_port(self, port_id: str) -> Record | None:
-        with self._reading() as connection:
-            row = connection.execute(_BY_PORT, {'port_id': port_id}).first()
+        row = self._fetch(_BY_PORT, {'port_id': port_id}).first()
         return _record(row) if row else None
 
     def of_request(self, server_id: str, network_id: str, address: str) -> list[Record]:
         """The records of a server that were asked for with this network and address."""
         values = {'server_id': server_id, 'network_id': network_id, 'address': address}
-        with self._reading() as connection:
-            return [_record(row) for row in connection.execute(_BY_REQUEST, values)]
+        return [_record(row) for row in self._fetch(_BY_REQUEST, values)]
 
     def of_mark(self, mark: str) -> Record | None:
         """The record whose mark a port carries."""
@@ -202,8 +198,7 @@ class Store:
         return record if record is not None and record.mark == mark else None
 
     def get(self, record_id: str) -> Record | None:
-        with self._reading() as connection:
-            row = connection.execute(_BY_ID, {'id': record_id}).first()
+        row = self._fetch(_BY_ID, {'id': record_id}).first()
         return _record(row) if row else None
 
     # ------------------------------------------------------------------ writing
@@ -275,18 +270,16 @@ class Store:
             if connection.execute(_DROP, held).rowcount != 1:
                 raise exceptions.LostHold()
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[prepared.Connection]:
+    def _fetch(self, statement: sa.Select[Any], values: prepared.Values = prepared.NOTHING) -> prepared.Result:
         try:
-            with self._db.prepared() as connection:
-                yield connection
+            return self._db.fetch(statement, values)
         except DatabaseError as error:
             raise exceptions.Unavailable(operator=f'database: {error}') from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[prepared.Connection]:
         try:
-            with self._db.prepared(write=True) as connection:
+            with self._db.prepared() as connection:
                 yield connection
         except DuplicateEntry:
             raise

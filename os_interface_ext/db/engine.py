@@ -79,29 +79,29 @@ class Database:
         with self._write_engine.begin() as connection:
             yield connection
 
-    @contextlib.contextmanager
-    def prepared(self, *, write: bool = False) -> Iterator[prepared.Connection]:
-        """As ``read`` and ``write``, for the statements of requests (see :mod:`.prepared`).
-
-        :param write: in a transaction, committed at the end of the block
-        """
+    def fetch(self, statement: sa.Select[Any], values: prepared.Values = prepared.NOTHING) -> prepared.Result:
+        """One SELECT of a request (see :mod:`.prepared`)."""
         connection = self._checkout()
         try:
-            wrapped = prepared.Connection(connection, self._statements)
-            if not write:
-                yield wrapped
-                return
-            try:
-                if self._begin:
-                    connection.execute(self._begin)
-                yield wrapped
-                connection.commit()
-            except BaseException as error:
-                with contextlib.suppress(Exception):
-                    connection.rollback()
-                if isinstance(error, self._statements.dialect.loaded_dbapi.Error):
-                    raise self._statements.translate(error, 'COMMIT', connection) from error
-                raise
+            return prepared.Connection(connection, self._statements).execute(statement, values)
+        finally:
+            connection.close()
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[prepared.Connection]:
+        """As ``write``, for the statements of requests (see :mod:`.prepared`)."""
+        connection = self._checkout()
+        try:
+            if self._begin:
+                connection.execute(self._begin)
+            yield prepared.Connection(connection, self._statements)
+            connection.commit()
+        except BaseException as error:
+            with contextlib.suppress(Exception):
+                connection.rollback()
+            if isinstance(error, self._statements.dialect.loaded_dbapi.Error):
+                raise self._statements.translate(error, 'COMMIT', connection) from error
+            raise
         finally:
             connection.close()
 

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from oslo_db.sqlalchemy import exc_filters
 
 Values = Mapping[str, Any]
+NOTHING: Values = types.MappingProxyType({})
 
 
 class Result:
@@ -90,7 +91,7 @@ class Connection:
         self._connection = connection
         self._statements = statements
 
-    def execute(self, statement: Any, values: Values | Sequence[Values] = types.MappingProxyType({})) -> Result:
+    def execute(self, statement: Any, values: Values | Sequence[Values] = NOTHING) -> Result:
         """Run a statement; several times over if ``values`` is a list.
 
         :raises oslo_db.exception.DBError:
@@ -111,12 +112,12 @@ class Connection:
         except self._statements.dialect.loaded_dbapi.Error as error:
             raise self._statements.translate(error, compiled.sql, self._connection) from error
 
-    def scalar(self, statement: Any, values: Values = types.MappingProxyType({})) -> Any:
+    def scalar(self, statement: Any, values: Values = NOTHING) -> Any:
         """The first cell of the first row; None if there is no row."""
         row = self.execute(statement, values).first()
         return None if row is None else row[0]
 
-    def scalars(self, statement: Any, values: Values = types.MappingProxyType({})) -> list[Any]:
+    def scalars(self, statement: Any, values: Values = NOTHING) -> list[Any]:
         """The first cell of each row."""
         return [row[0] for row in self.execute(statement, values)]
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from os_interface_ext.db.engine import Database
 from os_interface_ext.inventory import tables
 from os_interface_ext.inventory.ids import is_id
-from os_interface_ext.inventory.transactions import reading
+from os_interface_ext.inventory.transactions import fetch
 
 _t = tables.callers
 _BY_TOKEN = sa.select(
@@ -25,8 +25,7 @@ def find(database: Database, token: str) -> dict[str, Any] | None:
     """
     if not is_id(token):
         return None
-    with reading(database) as connection:
-        row = connection.execute(_BY_TOKEN, {'token': token}).first()
+    row = fetch(database, _BY_TOKEN, {'token': token}).first()
     if row is None:
         return None
     return {

@@ -6,9 +6,10 @@ import dataclasses
 
 import sqlalchemy as sa
 
-from os_interface_ext.db.prepared import Connection
+from os_interface_ext.db.engine import Database
 from os_interface_ext.inventory import tables
 from os_interface_ext.inventory.ids import is_id
+from os_interface_ext.inventory.transactions import fetch
 
 _t = tables.networks
 _PROJECT: sa.BindParameter[str] = sa.bindparam('project_id')
@@ -48,14 +49,14 @@ class Network:
         return self.port_security_enabled and not self.has_subnets
 
 
-def find(connection: Connection, network_id: str, project_id: str | None) -> Network | None:
+def find(database: Database, network_id: str, project_id: str | None) -> Network | None:
     """A network, whether the project may see it or not."""
     if not is_id(network_id):
         return None
-    row = connection.execute(_BY_ID, {'network_id': network_id, 'project_id': project_id}).first()
+    row = fetch(database, _BY_ID, {'network_id': network_id, 'project_id': project_id}).first()
     return None if row is None else Network(*row)
 
 
-def available(connection: Connection, project_id: str) -> list[str]:
+def available(database: Database, project_id: str) -> list[str]:
     """The ids of the networks that the project owns, and of those that are shared with it."""
-    return connection.scalars(_AVAILABLE, {'project_id': project_id})
+    return [row[0] for row in fetch(database, _AVAILABLE, {'project_id': project_id}).rows]

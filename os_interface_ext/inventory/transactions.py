@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import sqlalchemy as sa
 from oslo_db import exception as db_exc
 
 from os_interface_ext import exceptions
 from os_interface_ext.db.engine import Database, DatabaseError
-from os_interface_ext.db.prepared import Connection
+from os_interface_ext.db.prepared import Connection, Result, Values
 
 _T = TypeVar('_T')
 _ATTEMPTS = 20
@@ -20,15 +20,13 @@ class Outdated(Exception):
     """A row is there already, or what it refers to is gone: read and decide anew."""
 
 
-@contextlib.contextmanager
-def reading(database: Database) -> Iterator[Connection]:
-    """A connection for reading.
+def fetch(database: Database, statement: sa.Select[Any], values: Values) -> Result:
+    """What a SELECT finds.
 
     :raises Unavailable: the database does not answer
     """
     try:
-        with database.prepared() as connection:
-            yield connection
+        return database.fetch(statement, values)
     except DatabaseError as error:
         raise exceptions.Unavailable(operator=f'database: {error}') from error
 
@@ -41,7 +39,7 @@ def write(database: Database, work: Callable[[Connection], _T]) -> _T:
     """
     for attempt in range(_ATTEMPTS):
         try:
-            with database.prepared(write=True) as connection:
+            with database.prepared() as connection:
                 return work(connection)
         except (db_exc.DBDuplicateEntry, db_exc.DBReferenceError) as error:
             raise Outdated(error) from error

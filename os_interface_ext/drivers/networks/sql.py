@@ -20,7 +20,7 @@ from os_interface_ext.drivers import base
 from os_interface_ext.inventory import ipam, networks, tables, transactions
 from os_interface_ext.inventory.ids import is_id
 from os_interface_ext.inventory.networks import Network
-from os_interface_ext.inventory.transactions import reading
+from os_interface_ext.inventory.transactions import fetch
 
 _ATTEMPTS = 20
 
@@ -117,8 +117,7 @@ class SQLNetworkDriver(base.NetworkDriver):
         return self._find(_BY_PREFIX, prefix=prefix)
 
     def created_by_server(self, ctxt: RequestContext, server: base.Server, port: base.Port) -> bool | None:
-        with reading(self._db) as connection:
-            row = connection.execute(_CREATED_BY_ATTACH, {'id': port.id}).first()
+        row = fetch(self._db, _CREATED_BY_ATTACH, {'id': port.id}).first()
         return row is not None and (row.created_by_attach or row.mark is not None)
 
     # ------------------------------------------------------------------ writing
@@ -198,8 +197,7 @@ class SQLNetworkDriver(base.NetworkDriver):
     # ------------------------------------------------------------------ within
 
     def _find(self, statement: sa.Select[Any], **values: Any) -> list[base.Port]:
-        with reading(self._db) as connection:
-            return _ports(connection.execute(statement, values).rows)
+        return _ports(fetch(self._db, statement, values).rows)
 
     def _change(self, statement: sa.Update, values: dict[str, Any], fence: base.Fence) -> base.Port | None:
         """Change one port, as it is then; None if it is not as the statement wants it."""
@@ -261,11 +259,10 @@ class SQLNetworkDriver(base.NetworkDriver):
         )
 
     def _network_for(self, ctxt: RequestContext, server: base.Server, request: base.PortRequest) -> Network:
-        with reading(self._db) as connection:
-            network_id = request.network_id
-            if network_id is None:
-                network_id = _only_network(connection, server.project_id)
-            network = networks.find(connection, network_id, ctxt.project_id)
+        network_id = request.network_id
+        if network_id is None:
+            network_id = _only_network(self._db, server.project_id)
+        network = networks.find(self._db, network_id, ctxt.project_id)
         if network is None or (request.network_id is not None and not _is_visible(ctxt, network)):
             raise exceptions.NetworkNotFound(network_id)
         _check_external(ctxt, network)
@@ -277,8 +274,7 @@ class SQLNetworkDriver(base.NetworkDriver):
 
     def _check_network_of(self, ctxt: RequestContext, port: base.Port) -> None:
         """Whether the caller can use an existing port, as far as its network goes."""
-        with reading(self._db) as connection:
-            network = networks.find(connection, port.network_id, ctxt.project_id)
+        network = networks.find(self._db, port.network_id, ctxt.project_id)
         if network is None or not _is_visible(ctxt, network):
             raise exceptions.PortNotUsable(port.id, 'its network is not visible to you')
         _check_external(ctxt, network)
@@ -332,8 +328,8 @@ def _owner(server: base.Server) -> str:
     return f'compute:{server.availability_zone or "nova"}'
 
 
-def _only_network(connection: Connection, project_id: str) -> str:
-    found = networks.available(connection, project_id)
+def _only_network(database: Database, project_id: str) -> str:
+    found = networks.available(database, project_id)
     if not found:
         raise exceptions.NetworkNotUsable(
             'The project has no network to attach to. Create one, or name one with net_id.'

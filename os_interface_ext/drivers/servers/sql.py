@@ -11,7 +11,7 @@ from os_interface_ext.db.engine import Database
 from os_interface_ext.drivers import base
 from os_interface_ext.inventory import tables
 from os_interface_ext.inventory.ids import is_id
-from os_interface_ext.inventory.transactions import reading
+from os_interface_ext.inventory.transactions import fetch
 
 _t = tables.servers
 # In the order of the fields of Server.
@@ -34,8 +34,7 @@ class SQLServerDriver(base.ServerDriver):
     def get(self, ctxt: RequestContext, server_id: str) -> base.Server:
         if not is_id(server_id):
             raise exceptions.ServerNotFound(server_id)
-        with reading(self._db) as connection:
-            row = connection.execute(_BY_ID, {'id': server_id}).first()
+        row = fetch(self._db, _BY_ID, {'id': server_id}).first()
         if row is None:
             raise exceptions.ServerNotFound(server_id)
         return base.Server(*row)
