@@ -10,6 +10,8 @@ from oslo_config import cfg
 from os_interface_ext import context
 from os_interface_ext.api.operation import Api
 from os_interface_ext.attachments.manager import Manager
+from os_interface_ext.attachments.reconciler import Reconciler
+from os_interface_ext.attachments.stepper import Stepper
 from os_interface_ext.attachments.store import Store
 from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
@@ -29,6 +31,7 @@ class Parts:
     store: Store
     manager: Manager
     api: Api
+    reconciler: Reconciler
 
 
 def assemble(
@@ -49,18 +52,29 @@ def assemble(
         conf, server_driver=server_driver, network_driver=network_driver, vif_driver=vif_driver
     )
     store = Store(database, lease=conf.attachments.lease)
+    stepper = Stepper(
+        store,
+        drivers.server,
+        drivers.network,
+        drivers.vif,
+        backoff=conf.reconciler.backoff,
+        backoff_cap=conf.reconciler.backoff_cap,
+        stuck_attempts=conf.reconciler.stuck_attempts,
+    )
     manager = Manager(
         store,
         drivers.server,
         drivers.network,
         drivers.vif,
+        stepper,
         wait=conf.attachments.wait,
         strict_nova=conf.api.strict_nova,
     )
     api = Api(conf, manager, drivers.server, Enforcer(conf), identity)
+    reconciler = Reconciler(conf.reconciler, store, stepper, drivers.server, drivers.network)
     # The next connection is made by the process that serves requests, which may be a fork of this one.
     database.dispose()
-    return Parts(conf, database, drivers, store, manager, api)
+    return Parts(conf, database, drivers, store, manager, api, reconciler)
 
 
 def warn_of_development_drivers(conf: cfg.ConfigOpts) -> None:

@@ -7,8 +7,8 @@ import logging
 import time
 
 from os_interface_ext import exceptions
-from os_interface_ext.attachments import stepper
 from os_interface_ext.attachments.states import INWARD, OUTWARD, Reason, State
+from os_interface_ext.attachments.stepper import Pending, Stepper
 from os_interface_ext.attachments.store import Held, PortTaken, Record, Snapshot, Store
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
@@ -76,6 +76,7 @@ class Manager:
         servers: base.ServerDriver,
         networks: base.NetworkDriver,
         vifs: base.VIFDriver,
+        stepper: Stepper,
         *,
         wait: float = 10.0,
         strict_nova: bool = False,
@@ -86,7 +87,7 @@ class Manager:
         self._vifs = vifs
         self._wait = wait
         self._strict = strict_nova
-        self._stepper = stepper.Stepper(store, servers, networks, vifs)
+        self._stepper = stepper
 
     # ------------------------------------------------------------------ reading
 
@@ -328,13 +329,13 @@ class Manager:
             self._stepper.go_out(ctxt, server, held)
         except exceptions.LostHold:
             LOG.info('record %s is being carried on by somebody else', record.id)
-        except stepper.Pending as pending:
+        except Pending as pending:
             raise exceptions.Busy(operator=f'record {record.id} is on its way out: {pending}') from pending
 
     def _go_out(self, ctxt: RequestContext, server: base.Server, held: Held) -> None:
         try:
             self._stepper.go_out(ctxt, server, held)
-        except stepper.Pending as pending:
+        except Pending as pending:
             LOG.warning('detach of port %s goes on later: %s', held.record.port_id, pending)
         except exceptions.LostHold:
             LOG.info('detach of port %s is being carried on by somebody else', held.record.port_id)

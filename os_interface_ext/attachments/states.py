@@ -25,7 +25,10 @@ class Reason(enum.StrEnum):
 
     UNDO = 'undo'
     DETACH = 'detach'
+    #: The network has taken the port from the server: it is whoever's it is now.
     GONE = 'gone'
+    #: The server is gone: its port is let go as by a detach.
+    SERVER_GONE = 'server_gone'
 
 
 INWARD = frozenset({State.ALLOCATING, State.PLUGGING})

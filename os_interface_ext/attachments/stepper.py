@@ -31,7 +31,14 @@ class Stepper:
         servers: base.ServerDriver,
         networks: base.NetworkDriver,
         vifs: base.VIFDriver,
+        *,
+        backoff: float = 1.0,
+        backoff_cap: float = 300.0,
+        stuck_attempts: int = 8,
     ) -> None:
+        self._backoff = backoff
+        self._backoff_cap = backoff_cap
+        self._stuck_attempts = stuck_attempts
         self._store = store
         self._servers = servers
         self._networks = networks
@@ -157,14 +164,17 @@ class Stepper:
         record = held.record
         if record.port_id is not None:
             self._vifs.unplug(ctxt, server, record.port_id, record.plug_data, held.fence)
+            if record.host is not None and record.host != server.host:
+                # The server has moved since: what may be left on the recorded host goes too.
+                left = dataclasses.replace(server, host=record.host)
+                self._vifs.unplug(ctxt, left, record.port_id, record.plug_data, held.fence)
         if not self._vifs.has_side_effects:
             return held
         return self._store.swap(record, state=State.RELEASING)
 
     def _release(self, ctxt: RequestContext, held: Held) -> None:
         record = held.record
-        # A port that the network took away from us is whoever's it is now.
-        if record.created and record.reason is not Reason.GONE:
+        if record.created and self._may_delete(ctxt, record):
             try:
                 self._networks.delete(ctxt, record.port_id, record.mark, held.fence)
             except exceptions.NotOurs:
@@ -174,10 +184,34 @@ class Stepper:
         self._tell_host(ctxt, record.server_id, 'detached')
         self._store.drop(record)
 
+    def _may_delete(self, ctxt: RequestContext, record: Record) -> bool:
+        """Whether a port that was made for the server is nobody else's by now."""
+        if record.reason is Reason.GONE:
+            return False
+        if record.reason is Reason.UNDO or record.port_id is None:
+            return True
+        try:
+            port = self._networks.get_port(ctxt, record.port_id)
+        except exceptions.PortNotFound:
+            return False
+        return not port.device_id or port.device_id == record.server_id
+
     def _postpone(self, record: Record, error: Exception) -> None:
         if not isinstance(error, exceptions.DriverError):
             LOG.exception('record %s (port %s): %s', record.id, record.port_id, record.state)
-        self._store.settle(record, attempts=record.attempts + 1, last_error=describe(error))
+        attempts = record.attempts + 1
+        delay = min(self._backoff * 2**record.attempts, self._backoff_cap)
+        self._store.postpone(record, delay, attempts=attempts, last_error=describe(error))
+        if attempts == self._stuck_attempts:
+            LOG.warning(
+                'record %s (port %s of server %s) is stuck in %s after %s attempts: %s',
+                record.id,
+                record.port_id,
+                record.server_id,
+                record.state,
+                attempts,
+                describe(error),
+            )
         raise Pending(describe(error)) from error
 
     def _tell_host(self, ctxt: RequestContext, server_id: str, event: str) -> None:

@@ -121,6 +121,9 @@ _LEASE = {
 _INSERT = sa.insert(_t).values(_LEASE | {'created_at': now(), 'updated_at': now()})
 
 
+_DELAY = {'next_attempt': now() + sa.bindparam('delay', type_=sa.Double)}
+
+
 def _update(lease: dict[str, Any], *conditions: Any) -> sa.Update:
     return (
         sa.update(_t)
@@ -130,13 +133,16 @@ def _update(lease: dict[str, Any], *conditions: Any) -> sa.Update:
             sa.func.coalesce(_t.c.reason, '') == sa.bindparam('old_reason'),
             *conditions,
         )
-        .values({name: sa.bindparam(name) for name in (*_MUTABLE, 'generation')} | lease | {'updated_at': now()})
+        .values({name: sa.bindparam(name) for name in (*_MUTABLE, 'generation')} | {'updated_at': now()} | lease)
     )
 
 
 _SWAP = _update(_LEASE)
-_SETTLE = _update({'owner': None, 'lease_expires': None})
-_TAKE = _update(_LEASE, sa.or_(_t.c.owner.is_(None), _t.c.lease_expires < now()))
+_FREE: dict[str, Any] = {'owner': None, 'lease_expires': None}
+_SETTLE = _update(_FREE)
+_POSTPONE = _update(_FREE | _DELAY)
+_UNHELD = sa.or_(_t.c.owner.is_(None), _t.c.lease_expires < now())
+_TAKE = _update(_LEASE, _UNHELD)
 _ASK_UNDO = (
     sa.update(_t)
     .where(_t.c.id == sa.bindparam('old_id'), sa.or_(*(_t.c.state == str(state) for state in INWARD)))
@@ -159,6 +165,60 @@ _FINISH = sa.insert(tables.history).from_select(
     sa.select(_t.c.id, *(_t.c[name] for name in _RESULT), now()).where(*_HELD),
     include_defaults=False,
 )
+
+
+# What the reconciler looks for.
+_DUE = (
+    sa.select(_t)
+    .where(
+        _t.c.state != str(State.ATTACHED),
+        _UNHELD,
+        sa.or_(_t.c.next_attempt.is_(None), _t.c.next_attempt <= now()),
+    )
+    .order_by(_t.c.updated_at)
+    .limit(sa.bindparam('page', type_=sa.Integer))
+)
+_ATTACHED = (
+    sa.select(_t)
+    .where(_t.c.state == str(State.ATTACHED), _t.c.server_id > sa.bindparam('after'))
+    .order_by(_t.c.server_id, _t.c.sequence)
+    .limit(sa.bindparam('page', type_=sa.Integer))
+)
+_MISSING = (
+    sa.update(_t)
+    .where(*_HELD, _t.c.state == str(State.ATTACHED), _t.c.missing_since.is_(None))
+    .values(missing_since=now())
+)
+_FOUND = sa.update(_t).where(*_HELD, _t.c.state == str(State.ATTACHED)).values(missing_since=None)
+_MOVED = sa.update(_t).where(*_HELD, _t.c.state == str(State.ATTACHED)).values(host=sa.bindparam('new_host'))
+_OLD = sa.select(_t.c.id).where(
+    _t.c.id == sa.bindparam('id'), _t.c.missing_since <= now() - sa.bindparam('grace', type_=sa.Double)
+)
+_RETRY = sa.update(_t).where(_t.c.id == sa.bindparam('old_id')).values(next_attempt=None)
+_FINISHED = (
+    sa.select(tables.history.c.attachment_id).where(tables.history.c.attachment_id == sa.bindparam('id')).limit(1)
+)
+_PRUNE = sa.delete(tables.history).where(
+    tables.history.c.finished_at < now() - sa.bindparam('age', type_=sa.Double)
+)
+
+
+_SUSPECTS = sa.select(
+    tables.suspects.c.port_id,
+    (tables.suspects.c.first_seen <= now() - sa.bindparam('grace', type_=sa.Double)).label('is_old'),
+)
+_NEW_SUSPECT = sa.insert(tables.suspects).values(first_seen=now())
+_CLEAR_SUSPECT = sa.delete(tables.suspects).where(tables.suspects.c.port_id == sa.bindparam('old_port_id'))
+_SEEN = {'seen': now(), 'expires': now() + sa.bindparam('lease', type_=sa.Double)}
+_KEEP_ROLE = (
+    sa.update(tables.heartbeats)
+    .where(
+        tables.heartbeats.c.name == sa.bindparam('old_name'),
+        sa.or_(tables.heartbeats.c.owner == sa.bindparam('old_owner'), tables.heartbeats.c.expires < now()),
+    )
+    .values(_SEEN | {'owner': sa.bindparam('owner')})
+)
+_NEW_ROLE = sa.insert(tables.heartbeats).values(_SEEN)
 
 
 class Store:
@@ -219,7 +279,7 @@ class Store:
             **values,
         )
         begun = time.monotonic()
-        row = _encode(record) | {'id': record.id, 'lease': self._lease, 'owner': _owner()}
+        row = _encode(record) | {'id': record.id, 'lease': self._lease, 'owner': owner()}
         row |= {name: getattr(record, name) for name in _FIXED}
         row['tag'] = None if record.tag is None else json.dumps(record.tag)
         try:
@@ -244,6 +304,13 @@ class Store:
         :raises LostHold: the record has changed since
         """
         return self._write(_SETTLE, record, record.generation, changes).record
+
+    def postpone(self, record: Record, delay: float, **changes: Any) -> Record:
+        """As ``settle``, with the next attempt after so many seconds.
+
+        :raises LostHold: the record has changed since
+        """
+        return self._write(_POSTPONE, record, record.generation, changes, delay=delay).record
 
     def take(self, record: Record, **changes: Any) -> Held:
         """Take hold of a record as it was read: of one that nobody holds, or whose lease has run out.
@@ -270,6 +337,92 @@ class Store:
             if connection.execute(_DROP, held).rowcount != 1:
                 raise exceptions.LostHold()
 
+    # ------------------------------------------------------------------ for the reconciler
+
+    def due(self, page: int) -> list[Record]:
+        """Records in motion that nobody holds and whose time has come, the longest untouched first."""
+        return [_record(row) for row in self._fetch(_DUE, {'page': page})]
+
+    def attached(self, page: int) -> Iterator[list[Record]]:
+        """All ATTACHED records, those of one server together."""
+        after = ''
+        while True:
+            found = [_record(row) for row in self._fetch(_ATTACHED, {'after': after, 'page': page})]
+            if not found:
+                return
+            # The last server of a full page may go on: all of its records, and the next page after it.
+            after = found[-1].server_id
+            servers: dict[str, list[Record]] = {}
+            for record in found:
+                servers.setdefault(record.server_id, []).append(record)
+            if len(found) == page:
+                servers[after] = [one for one in self.of_server(after) if one.state is State.ATTACHED]
+            yield from servers.values()
+
+    def missing(self, record: Record) -> None:
+        """Note that the world does not agree with an ATTACHED record, unless it was noted before."""
+        self._note(_MISSING, record)
+
+    def found(self, record: Record) -> None:
+        """Note that it agrees again."""
+        self._note(_FOUND, record)
+
+    def moved(self, record: Record, host: str | None) -> None:
+        """Note the host that the server of an ATTACHED record is on now."""
+        self._note(_MOVED, record, new_host=host)
+
+    def is_missing_for(self, record: Record, grace: float) -> bool:
+        """Whether the world has not agreed with a record for so many seconds."""
+        return bool(self._fetch(_OLD, {'id': record.id, 'grace': grace}).rows)
+
+    def is_finished(self, record_id: str) -> bool:
+        """Whether a record of this id is known to have come to its end."""
+        return bool(self._fetch(_FINISHED, {'id': record_id}).rows)
+
+    def retry(self, record_id: str) -> bool:
+        """Have a record tried again at once; whether there is such a record."""
+        with self._writing() as connection:
+            return connection.execute(_RETRY, {'old_id': record_id}).rowcount == 1
+
+    def suspect(self, port_ids: list[str], grace: float) -> set[str]:
+        """Remember these suspects and no others; those that have been one for so many seconds.
+
+        :param port_ids: ports of ours that have no record now
+        """
+        with self._writing() as connection:
+            known = {row.port_id: row.is_old for row in connection.execute(_SUSPECTS, {'grace': grace})}
+            for port_id in known.keys() - set(port_ids):
+                connection.execute(_CLEAR_SUSPECT, {'old_port_id': port_id})
+            for port_id in set(port_ids) - known.keys():
+                connection.execute(_NEW_SUSPECT, {'port_id': port_id})
+        return {port_id for port_id in port_ids if known.get(port_id)}
+
+    def prune(self, age: float) -> int:
+        """Forget results that are older than so many seconds; how many there were."""
+        with self._writing() as connection:
+            return connection.execute(_PRUNE, {'age': age}).rowcount
+
+    def heartbeat(self, name: str, lease: float) -> bool:
+        """Take or keep a role for so many seconds; False while another process has it.
+
+        A role of its own name gives a process a heartbeat that is never refused.
+        """
+        values = {'old_name': name, 'owner': owner(), 'lease': lease}
+        try:
+            with self._writing() as connection:
+                if connection.execute(_KEEP_ROLE, values | {'old_owner': values['owner']}).rowcount:
+                    return True
+                connection.execute(_NEW_ROLE, {'name': name, 'owner': owner(), 'lease': lease})
+                return True
+        except DuplicateEntry:
+            return False
+
+    def _note(self, statement: sa.Update, record: Record, **values: Any) -> None:
+        # Not a step: it renews nobody's hold, and whoever has moved the record since is right.
+        values |= {'old_id': record.id, 'old_generation': record.generation}
+        with self._writing() as connection:
+            connection.execute(statement, values)
+
     def _fetch(self, statement: sa.Select[Any], values: prepared.Values = prepared.NOTHING) -> prepared.Result:
         try:
             return self._db.fetch(statement, values)
@@ -286,18 +439,26 @@ class Store:
         except DatabaseError as error:
             raise exceptions.Unavailable(operator=f'database: {error}') from error
 
-    def _write(self, statement: sa.Update, record: Record, generation: int, changes: dict[str, Any]) -> Held:
+    def _write(
+        self,
+        statement: sa.Update,
+        record: Record,
+        generation: int,
+        changes: dict[str, Any],
+        **more: Any,
+    ) -> Held:
         begun = time.monotonic()
         changed = dataclasses.replace(record, generation=generation, **changes)
         values = _encode(changed) | {
             'old_id': record.id,
             'old_generation': record.generation,
             'old_reason': str(record.reason or ''),
-            'owner': _owner(),
-            'lease': self._lease,
+            **more,
         }
-        if statement is _SETTLE:
-            del values['owner'], values['lease']
+        if statement in (_SWAP, _TAKE):
+            values |= {'owner': owner(), 'lease': self._lease}
+        if statement is _POSTPONE:
+            del values['next_attempt']
         with self._writing() as connection:
             if connection.execute(statement, values).rowcount != 1:
                 raise exceptions.LostHold()
@@ -319,7 +480,7 @@ def clear(connection: sa.Connection) -> None:
     connection.execute(sa.delete(tables.history))
 
 
-def _owner() -> str:
+def owner() -> str:
     return f'{socket.gethostname()}:{os.getpid()}'
 
 

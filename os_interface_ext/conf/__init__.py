@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from oslo_config import cfg
 
 from os_interface_ext import exceptions
-from os_interface_ext.conf import api, attachments, database, drivers, policy
+from os_interface_ext.conf import api, attachments, database, drivers, policy, reconciler
 
 ENV_FILES = 'OS_INTERFACE_EXT_CONFIG_FILES'
 DEFAULT_FILE = '/etc/os-interface-ext/os-interface-ext.conf'
@@ -21,7 +21,7 @@ class Config(cfg.ConfigOpts):
     __hash__ = object.__hash__
 
 
-_GROUPS = (drivers, api, attachments, database, policy)
+_GROUPS = (drivers, api, attachments, reconciler, database, policy)
 
 
 def new(files: Sequence[str] | None = None, **overrides: dict[str, object]) -> Config:
@@ -66,13 +66,15 @@ def check(conf: cfg.ConfigOpts) -> None:
 
     :raises ConfigurationError:
     """
-    for group_name in [None, *list(conf._groups)]:
-        section = conf if group_name is None else conf[group_name]
-        for option in list(section):
+    for group in (None, *conf._groups.values()):
+        section = conf if group is None else conf[group.name]
+        for known in list((conf if group is None else group)._opts.values()):
+            option = known['opt']
             try:
-                section[option]
+                if section[option.dest] is None and option.required:
+                    raise cfg.RequiredOptError(option.name, group)
             except cfg.ConfigFileValueError as error:
-                where = f'[{group_name or "DEFAULT"}] {option}'
+                where = f'[{group.name if group else "DEFAULT"}] {option.name}'
                 raise exceptions.ConfigurationError(f'option {where}: {_one_line(error)}') from error
             except cfg.Error as error:
                 raise exceptions.ConfigurationError(f'configuration: {_one_line(error)}') from error

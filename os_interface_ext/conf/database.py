@@ -22,8 +22,8 @@ OPTS = [
 
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
-    conf.register_group(GROUP)
-    conf.register_opts(OPTS, group=GROUP)
+    # By name: a group that is shared would share the overrides of all configurations.
+    conf.register_opts(OPTS, group=GROUP.name)
 
 
 def list_opts() -> list:

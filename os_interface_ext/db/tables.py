@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 #: The revision of the schema that this code works with (the head of ``migrations``).
-REVISION = '0001'
+REVISION = '0002'
 VERSION_TABLE = 'osif_alembic_version'
 
 metadata = sa.MetaData(
@@ -78,6 +78,30 @@ history = sa.Table(
     sa.Column('request_id', sa.String(64)),
     sa.Column('created_at', sa.Double, nullable=False),
     sa.Column('finished_at', sa.Double, nullable=False, index=True),
+    mysql_engine='InnoDB',
+    mysql_charset='utf8mb4',
+    mysql_collate='utf8mb4_bin',
+)
+
+# Ports of ours without a record, since they were first seen so.
+suspects = sa.Table(
+    'osif_suspects',
+    metadata,
+    sa.Column('port_id', sa.String(255), primary_key=True),
+    sa.Column('first_seen', sa.Double, nullable=False),
+    mysql_engine='InnoDB',
+    mysql_charset='utf8mb4',
+    mysql_collate='utf8mb4_bin',
+)
+
+# Who reconciles, and when it was last heard of; a role that one process at a time has is a row too.
+heartbeats = sa.Table(
+    'osif_heartbeats',
+    metadata,
+    sa.Column('name', sa.String(255), primary_key=True),
+    sa.Column('owner', sa.String(255), nullable=False),
+    sa.Column('seen', sa.Double, nullable=False),
+    sa.Column('expires', sa.Double, nullable=False),
     mysql_engine='InnoDB',
     mysql_charset='utf8mb4',
     mysql_collate='utf8mb4_bin',

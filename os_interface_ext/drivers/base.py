@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from oslo_config import cfg
+
 from os_interface_ext import exceptions
 from os_interface_ext.context import RequestContext
 
@@ -124,7 +126,14 @@ class PortRequest:
     ip_address: str | None = None
 
 
-class ServerDriver(abc.ABC):
+class _Driver(abc.ABC):  # noqa: B024
+    """What all drivers are constructed with."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:  # noqa: B027
+        """:param conf: to register the driver's own option group on, by name, and to read it from"""
+
+
+class ServerDriver(_Driver):
     """Tells who a server is."""
 
     @abc.abstractmethod
@@ -137,9 +146,7 @@ class ServerDriver(abc.ABC):
         """
 
     # Optional: a driver that does not override this is never called.
-    def attachments_changed(  # noqa: B027
-        self, ctxt: RequestContext, server_id: str, event: str
-    ) -> None:
+    def attachments_changed(self, ctxt: RequestContext, server_id: str, event: str) -> None:
         """The ports of a server have changed; ``event`` is ``attached`` or ``detached``.
 
         Called before the change is answered, at least once for each change, and repeated until it
@@ -147,7 +154,7 @@ class ServerDriver(abc.ABC):
         """
 
 
-class NetworkDriver(abc.ABC):
+class NetworkDriver(_Driver):
     """Tells and makes ports."""
 
     @abc.abstractmethod
@@ -162,12 +169,11 @@ class NetworkDriver(abc.ABC):
         """
 
     @abc.abstractmethod
-    def create(
-        self, ctxt: RequestContext, server: Server, request: PortRequest, mark: str, fence: Fence
-    ) -> Port:
+    def create(self, ctxt: RequestContext, server: Server, request: PortRequest, mark: str, fence: Fence) -> Port:
         """Make a port for the server, in the server's project, with the server as its device.
 
-        The same mark gives the same port: a call repeated after a lost answer makes no second one.
+        The same mark gives the same port: a call repeated after a lost answer makes no second one, even if
+        the quota, the address or the pool is used up by then.
 
         :raises NetworkNotFound: unknown, or not visible to the caller
         :raises NetworkAmbiguous: no network named, and the project has more than one
@@ -200,14 +206,15 @@ class NetworkDriver(abc.ABC):
         ``port_id`` None means the port with that mark (an answer to ``create`` was lost). ``mark`` None
         means a port that was not made by this project, but for its server (see ``created_by_server``).
 
-        :raises NotOurs: the port has another mark; it is left alone
+        :raises NotOurs: the port has another mark, or one where none was named, or none where one was; it
+            is left alone
         """
 
     # Optional
     def bind(self, ctxt: RequestContext, port: Port, host: str | None, fence: Fence) -> Port:
         """Tell the backend on which host the port is; the answer is what is to be plugged.
 
-        :raises BindingFailed:
+        :raises BindingFailed: also if the port is not its device's any more
         """
         return port
 
@@ -225,7 +232,7 @@ class NetworkDriver(abc.ABC):
         return None
 
 
-class VIFDriver(abc.ABC):
+class VIFDriver(_Driver):
     """Plugs a port into a server."""
 
     #: False only for a driver whose plug and unplug change nothing anywhere: steps between which
@@ -253,7 +260,10 @@ class VIFDriver(abc.ABC):
 
     @abc.abstractmethod
     def plugged(self, ctxt: RequestContext, server: Server) -> set[str]:
-        """The ids of the ports whose NIC the server has."""
+        """The ids of the ports whose NIC the server has.
+
+        :raises NotSupported: it cannot tell (never an empty set instead)
+        """
 
     # Optional
     def capabilities(self, ctxt: RequestContext, server: Server) -> frozenset[str]:

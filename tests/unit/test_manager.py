@@ -15,6 +15,7 @@ from os_interface_ext import conf as config
 from os_interface_ext import exceptions
 from os_interface_ext.attachments.manager import AttachRequest, Manager
 from os_interface_ext.attachments.states import Reason, State
+from os_interface_ext.attachments.stepper import Stepper
 from os_interface_ext.attachments.store import Record, Store
 from os_interface_ext.context import RequestContext
 from os_interface_ext.db import schema, tables
@@ -82,7 +83,8 @@ class Setting:
     network_id: str
 
     def manager(self, **options: Any) -> Manager:
-        return Manager(self.store, self.cloud, self.cloud, self.cloud, **{'wait': 0.0} | options)
+        stepper = Stepper(self.store, self.cloud, self.cloud, self.cloud)
+        return Manager(self.store, self.cloud, self.cloud, self.cloud, stepper, **{'wait': 0.0} | options)
 
     def free_port(self) -> str:
         return self.cloud.add_port(self.network_id, PROJECT).id

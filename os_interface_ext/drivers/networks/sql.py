@@ -166,8 +166,9 @@ class SQLNetworkDriver(base.NetworkDriver):
 
     def bind(self, ctxt: RequestContext, port: base.Port, host: str | None, fence: base.Fence) -> base.Port:
         # create and claim have bound it to the server's host already, in their one transaction.
-        if port.host == host:
-            return port
+        found = self._find(_BY_ID, id=port.id)
+        if found and found[0].device_id == port.device_id and found[0].host == host:
+            return found[0]
         values = {'port_id': port.id, 'server_id': port.device_id, 'new_host': host}
         bound = self._change(_BIND, values, fence)
         if bound is None:
