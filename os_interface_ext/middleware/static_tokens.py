@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,8 +11,6 @@ from os_interface_ext.api import faults
 from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
 from os_interface_ext.inventory import callers
-
-LOG = logging.getLogger(__name__)
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

@@ -1,0 +1,1 @@
+"""A small controller with the plug-in in it: for a first minute, for development and for tests."""
