@@ -22,6 +22,11 @@ class OsInterfaceError(Exception):
         super().__init__(self.operator)
 
 
+def _shown(identifier: str) -> str:
+    """An id as it was sent, fit for one line."""
+    return ''.join(character if character.isprintable() else '?' for character in identifier[:255])
+
+
 class ConfigurationError(OsInterfaceError, SystemExit):  # type: ignore[misc]
     """The start cannot go on: one line that names the option, the value and the cure.
 
@@ -74,17 +79,17 @@ class NotFound(DriverError):
 
 class ServerNotFound(NotFound):
     def __init__(self, server_id: str, *, operator: str | None = None) -> None:
-        super().__init__(f'Instance {server_id} could not be found.', operator=operator)
+        super().__init__(f'Instance {_shown(server_id)} could not be found.', operator=operator)
 
 
 class PortNotFound(NotFound):
     def __init__(self, port_id: str, *, operator: str | None = None) -> None:
-        super().__init__(f'Port id {port_id} could not be found.', operator=operator)
+        super().__init__(f'Port id {_shown(port_id)} could not be found.', operator=operator)
 
 
 class NetworkNotFound(NotFound):
     def __init__(self, network_id: str, *, operator: str | None = None) -> None:
-        super().__init__(f'Network {network_id} could not be found.', operator=operator)
+        super().__init__(f'Network {_shown(network_id)} could not be found.', operator=operator)
 
 
 class NetworkAmbiguous(DriverError):
@@ -248,7 +253,7 @@ class NotAttached(RequestError):
     code = 404
 
     def __init__(self, server_id: str, port_id: str) -> None:
-        super().__init__(f'Instance {server_id} does not have a port with id {port_id}.')
+        super().__init__(f'Instance {server_id} does not have a port with id {_shown(port_id)}.')
 
 
 class Busy(Unavailable):

@@ -50,15 +50,17 @@ class Api:
         self.enforcer = enforcer
         self.identity = identity
 
-    def operation(self, view: View) -> Callable[..., Response]:
+    def operation(self, view: View, allow: str) -> Callable[..., Response]:
         """Make a view of Flask's from one of ours: ``view(call, **path)`` -> (status, what to answer).
+
+        :param allow: the methods that the URL has
 
         Nothing that a view raises gets out to the host, whose own error handlers are not for it.
         """
 
         @functools.wraps(view)
         def handle(**path: str) -> Response:
-            return Call(self, flask.request).run(view, path)
+            return Call(self, flask.request, allow).run(view, path)
 
         return handle
 
@@ -68,8 +70,9 @@ class Call:
 
     ctxt: RequestContext
 
-    def __init__(self, api: Api, request: flask.Request) -> None:
+    def __init__(self, api: Api, request: flask.Request, allow: str) -> None:
         self._api = api
+        self._allow = allow
         self._request = request
         self._request_id = context.request_ids(request.environ)['request_id']
         self._version_headers: dict[str, str] = {}
@@ -84,6 +87,7 @@ class Call:
         try:
             self._identify()
             self._negotiate()
+            self._check_method()
             self._project_id = path.pop('project_id', None)
             status, answer = view(self, **path)
             if not self._authorized:
@@ -111,6 +115,11 @@ class Call:
             raise
         self._version_headers = microversions.response_headers(str(self.version))
 
+    def _check_method(self) -> None:
+        # werkzeug routes a method in lower case like the real one.
+        if self._request.environ['REQUEST_METHOD'] != self._request.method:
+            raise exceptions.MethodNotAllowed(self._allow)
+
     def _answer(self, status: int, answer: Any) -> flask.Response:
         body = b'' if answer is None else orjson.dumps(answer)
         response = flask.Response(body, status=status, headers=self._headers())
@@ -131,19 +140,20 @@ class Call:
     def _best_type(self) -> str:
         if 'vnd.openstack' not in self._request.environ.get('HTTP_ACCEPT', ''):
             return JSON
-        return self._request.accept_mimetypes.best_match([JSON, VENDOR_JSON], JSON)
+        accepted = self._request.accept_mimetypes
+        return VENDOR_JSON if accepted.quality(VENDOR_JSON) > accepted.quality(JSON) else JSON
 
     # ------------------------------------------------------------------ what a view asks for
 
-    def check_query(self) -> None:
-        """Refuse what the version does not know (2.102), and what is no text.
+    def query(self) -> dict[str, str]:
+        """The query parameters of a GET, or of any request to a version that knows none (2.102).
 
-        :raises BadRequest:
+        :raises BadRequest: there are some all the same, or they are no text
         """
         raw = self._request.environ.get('QUERY_STRING', '')
         closed = self.version >= microversions.CLOSED_QUERY
         if not raw or not (closed or self._request.method in ('GET', 'HEAD')):
-            return
+            return {}
         try:
             parameters = urllib.parse.parse_qsl(
                 raw.encode('latin-1').decode('utf-8'), keep_blank_values=True, errors='strict'
@@ -154,6 +164,7 @@ class Call:
             raise exceptions.BadRequest(
                 f'Additional query parameters are not allowed: {parameters[0][0][:64]!r} was unexpected.'
             )
+        return dict(parameters)
 
     def check_project(self) -> None:
         """:raises BadRequest: the URL names another project than the token"""
@@ -175,7 +186,7 @@ class Call:
         except orjson.JSONDecodeError as error:
             raise exceptions.BadRequest(f'Malformed request body: it is not JSON ({error}).') from error
         self.check_project()
-        self.check_query()
+        self.query()
         if not isinstance(data, dict):
             raise exceptions.BadRequest('Malformed request body: it is not a JSON object.')
         try:
@@ -189,7 +200,7 @@ class Call:
         :raises ServerNotFound: there is none, or it is another project's
         """
         if not is_sane(server_id):
-            raise exceptions.ServerNotFound(_printable(server_id))
+            raise exceptions.ServerNotFound(server_id)
         server = self._api.servers.get(self.ctxt, server_id)
         if server.project_id != self.ctxt.project_id and not self.ctxt.is_admin:
             raise exceptions.ServerNotFound(server_id)
@@ -216,17 +227,22 @@ class Call:
     # ------------------------------------------------------------------
 
     def _read(self) -> bytes:
-        self._request.max_content_length = self._api.max_body
+        limit = self._api.max_body
+        # One more: a body that comes without a length is cut off at werkzeug's limit, not refused.
+        self._request.max_content_length = limit + 1
         try:
-            return self._request.get_data(cache=False)
-        except werkzeug.exceptions.RequestEntityTooLarge as error:
-            self._drain()
-            raise exceptions.BodyTooLarge(self._api.max_body) from error
+            body = self._request.get_data(cache=False)
+        except werkzeug.exceptions.RequestEntityTooLarge:
+            body = None
+        if body is None or len(body) > limit:
+            self._drain(0 if body is None else len(body))
+            raise exceptions.BodyTooLarge(limit)
+        return body
 
-    def _drain(self) -> None:
+    def _drain(self, already: int) -> None:
         stream = self._request.environ['wsgi.input']
         length = self._request.content_length
-        left = _DRAIN if length is None else min(length, _DRAIN)
+        left = (_DRAIN if length is None else min(length, _DRAIN)) - already
         while left > 0:
             chunk = stream.read(min(left, 65536))
             if not chunk:
@@ -248,10 +264,6 @@ def check_combination(wanted: AttachRequest) -> AttachRequest:
     if wanted.ip_address in _UNSPECIFIED:
         return AttachRequest(network_id=wanted.network_id, tag=wanted.tag)
     return wanted
-
-
-def _printable(text: str) -> str:
-    return text[:255].encode('ascii', 'backslashreplace').decode()
 
 
 def _of_werkzeug(error: werkzeug.exceptions.HTTPException) -> exceptions.OsInterfaceError:

@@ -154,6 +154,8 @@ def compile_dump(schema: Schema) -> Dump:
     """
     keys = [field.data_key or name for name, field in schema.dump_fields.items()]
     attributes = [field.attribute or name for name, field in schema.dump_fields.items()]
+    if len(keys) < 2:
+        raise NotImplementedError('a single field: attrgetter would not give a tuple')
     get = operator.attrgetter(*attributes)
     nested = {}
     for key, field in zip(keys, schema.dump_fields.values(), strict=True):

@@ -7,7 +7,8 @@ from typing import Any
 import flask
 
 from os_interface_ext import exceptions
-from os_interface_ext.api.operation import Api, Call, check_combination
+from os_interface_ext.api.operation import Api, Call, View, check_combination
+from os_interface_ext.attachments.manager import Attachment
 
 COLLECTION = '/servers/<server_id>/os-interface'
 ITEM = COLLECTION + '/<port_id>'
@@ -16,16 +17,17 @@ ITEM = COLLECTION + '/<port_id>'
 def index(call: Call, server_id: str) -> tuple[int, Any]:
     """List the attachments of a server."""
     call.check_project()
-    call.check_query()
+    query = call.query()
     server = call.find_server(server_id)
     call.authorize('list', server)
-    return 200, {'interfaceAttachments': list(map(call.dump, call.manager.list(call.ctxt, server)))}
+    found = _after(query.get('marker'), call.manager.list(call.ctxt, server))
+    return 200, {'interfaceAttachments': list(map(call.dump, found))}
 
 
 def show(call: Call, server_id: str, port_id: str) -> tuple[int, Any]:
     """Show one attachment of a server."""
     call.check_project()
-    call.check_query()
+    call.query()
     server = call.find_server(server_id)
     call.authorize('show', server)
     return 200, {'interfaceAttachment': call.dump(call.manager.show(call.ctxt, server, port_id))}
@@ -51,6 +53,20 @@ def delete(call: Call, server_id: str, port_id: str) -> tuple[int, Any]:
     return 202, None
 
 
+def allowed(path: str) -> str:
+    """The methods that one of the two URLs has."""
+    return _COLLECTION_ALLOWS if path.endswith('/os-interface') else _ITEM_ALLOWS
+
+
+def _after(marker: str | None, found: list[Attachment]) -> list[Attachment]:
+    """What follows the marker; all, if it is none of them.
+
+    Nova ignores it. openstacksdk, asked for a limit, asks for what follows until nothing does.
+    """
+    ids = [attachment.port_id for attachment in found]
+    return found[ids.index(marker) + 1 :] if marker in ids else found
+
+
 def _not_allowed(allow: str) -> Any:
     def not_allowed(call: Call, **path: str) -> tuple[int, Any]:
         raise exceptions.MethodNotAllowed(allow)
@@ -58,14 +74,21 @@ def _not_allowed(allow: str) -> Any:
     return not_allowed
 
 
-_RULES = [
-    (COLLECTION, 'list', ['GET'], index),
-    (COLLECTION, 'create', ['POST'], create),
-    (COLLECTION, 'collection_not_allowed', ['PUT', 'PATCH', 'DELETE', 'TRACE'], _not_allowed('GET, HEAD, POST')),
-    (ITEM, 'show', ['GET'], show),
-    (ITEM, 'delete', ['DELETE'], delete),
-    (ITEM, 'item_not_allowed', ['PUT', 'PATCH', 'POST', 'TRACE'], _not_allowed('DELETE, GET, HEAD')),
+def _options(allow: str) -> Any:
+    def options(**path: str) -> flask.Response:
+        return flask.Response(headers={'Allow': allow})
+
+    return options
+
+
+_COLLECTION_ALLOWS = 'GET, HEAD, OPTIONS, POST'
+_ITEM_ALLOWS = 'DELETE, GET, HEAD, OPTIONS'
+_URLS: list[tuple[str, str, str, dict[str, View]]] = [
+    (COLLECTION, 'collection', _COLLECTION_ALLOWS, {'GET': index, 'POST': create}),
+    (ITEM, 'item', _ITEM_ALLOWS, {'GET': show, 'DELETE': delete}),
 ]
+#: of which a URL refuses those that it does not have
+_METHODS = {'GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'TRACE'}
 
 
 def blueprint(api: Api, name: str = 'os_interface') -> flask.Blueprint:
@@ -74,8 +97,8 @@ def blueprint(api: Api, name: str = 'os_interface') -> flask.Blueprint:
     A trailing or doubled slash makes another URL, which is the host's.
     """
     bp = flask.Blueprint(name, __name__)
-    for path, endpoint, methods, view in _RULES:
-        handler = api.operation(view)
+
+    def add(path: str, endpoint: str, handler: Any, methods: list[str]) -> None:
         for prefix, suffix in (('', ''), ('/<project_id>', '_of_project')):
             bp.add_url_rule(
                 prefix + path,
@@ -84,5 +107,13 @@ def blueprint(api: Api, name: str = 'os_interface') -> flask.Blueprint:
                 methods=methods,
                 strict_slashes=True,
                 merge_slashes=False,
+                provide_automatic_options=False,
             )
+
+    for path, kind, allow, views in _URLS:
+        for method, view in views.items():
+            add(path, view.__name__, api.operation(view, allow), [method])
+        refused = api.operation(_not_allowed(allow), allow)
+        add(path, f'{kind}_not_allowed', refused, sorted(_METHODS - views.keys()))
+        add(path, f'{kind}_options', _options(allow), ['OPTIONS'])
     return bp

@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from os_interface_ext import conf as config
 from os_interface_ext import deploy
-from os_interface_ext.api import faults
+from os_interface_ext.api import faults, views
 from os_interface_ext.extension import Extension
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -91,8 +91,8 @@ def _flask_app(extension: Extension, url_prefix: str) -> flask.Flask:
 
 def _unrouted(error: HTTPException) -> WSGIApplication:
     response = faults.response(flask.request.environ, error.code or 500, error.name)
-    if isinstance(error, MethodNotAllowed) and error.valid_methods:
-        response.headers['Allow'] = ', '.join(sorted(error.valid_methods))
+    if isinstance(error, MethodNotAllowed):
+        response.headers['Allow'] = views.allowed(flask.request.path)
     return response
 
 

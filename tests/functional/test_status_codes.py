@@ -141,11 +141,11 @@ def test_404_unknown_port_or_network(world: World, wanted: dict[str, str]) -> No
 @pytest.mark.parametrize(
     ('path', 'method', 'allow'),
     [
-        (('srv_active',), 'PUT', 'GET, HEAD, POST'),
-        (('srv_active',), 'PATCH', 'GET, HEAD, POST'),
-        (('srv_active',), 'DELETE', 'GET, HEAD, POST'),
-        (('srv_active', 'p_active'), 'PUT', 'DELETE, GET, HEAD'),
-        (('srv_active', 'p_active'), 'POST', 'DELETE, GET, HEAD'),
+        (('srv_active',), 'PUT', 'GET, HEAD, OPTIONS, POST'),
+        (('srv_active',), 'PATCH', 'GET, HEAD, OPTIONS, POST'),
+        (('srv_active',), 'DELETE', 'GET, HEAD, OPTIONS, POST'),
+        (('srv_active', 'p_active'), 'PUT', 'DELETE, GET, HEAD, OPTIONS'),
+        (('srv_active', 'p_active'), 'POST', 'DELETE, GET, HEAD, OPTIONS'),
     ],
 )
 def test_405(world: World, path: tuple[str, ...], method: str, allow: str) -> None:
@@ -255,7 +255,7 @@ def test_a_view_without_permission_asked_for_is_a_logged_500(
 
     world = build()
     host = flask.Flask('tripwire')
-    careless = world.extension.parts.api.operation(lambda call: (200, {'secret': 'data'}))
+    careless = world.extension.parts.api.operation(lambda call: (200, {'secret': 'data'}), 'GET')
     host.add_url_rule('/careless', 'careless', careless)
     from os_interface_ext.middleware.static_tokens import StaticTokens
 

@@ -157,10 +157,6 @@ def test_openstacksdk(sdk: tuple[Connection, str | None]) -> None:
     assert connection.network.get_port(PORT).device_id == ''  # type: ignore[attr-defined]
 
 
-@pytest.mark.xfail(
-    raises=openstack.exceptions.SDKException,
-    reason='limit and marker are ignored, as in Nova: the client gets the same page again, and gives up',
-)
 def test_openstacksdk_with_a_limit(sdk: tuple[Connection, str | None]) -> None:
     compute: Any = sdk[0].compute
     several = NAMES['srv_multi']

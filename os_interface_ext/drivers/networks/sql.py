@@ -345,7 +345,7 @@ def _is_admin(ctxt: RequestContext) -> bool:
 
 
 def _is_visible(ctxt: RequestContext, network: Network) -> bool:
-    return network.shared or network.project_id == ctxt.project_id or _is_admin(ctxt)
+    return network.external or network.shared or network.project_id == ctxt.project_id or _is_admin(ctxt)
 
 
 def _check_external(ctxt: RequestContext, network: Network) -> None:
