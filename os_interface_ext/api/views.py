@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import flask
@@ -55,7 +56,7 @@ def delete(call: Call, server_id: str, port_id: str) -> tuple[int, Any]:
 
 def allowed(path: str) -> str:
     """The methods that one of the two URLs has."""
-    return _COLLECTION_ALLOWS if path.endswith('/os-interface') else _ITEM_ALLOWS
+    return _ITEM_ALLOWS if re.search('/servers/[^/]+/os-interface/', path) else _COLLECTION_ALLOWS
 
 
 def _after(marker: str | None, found: list[Attachment]) -> list[Attachment]:
