@@ -16,6 +16,25 @@ IDENTITY_KEY = 'os_interface_ext.identity'
 #: environ key that keystonemiddleware sets, and that no HTTP header can forge
 KEYSTONE_KEY = 'keystone.token_auth'
 
+#: what a context takes from a token, by the names that keystoneauth has for it
+_OF_TOKEN = {
+    'user_id': 'user_id',
+    'user_name': 'username',
+    'user_domain_id': 'user_domain_id',
+    'user_domain_name': 'user_domain_name',
+    'project_id': 'project_id',
+    'project_name': 'project_name',
+    'project_domain_id': 'project_domain_id',
+    'project_domain_name': 'project_domain_name',
+    'roles': 'role_names',
+}
+_OF_USER_TOKEN = {
+    **_OF_TOKEN,
+    'domain_id': 'domain_id',
+    'domain_name': 'domain_name',
+    'is_admin_project': 'is_admin_project',
+}
+
 _GLOBAL_REQUEST_ID = re.compile(r'req-[a-f0-9]{8}(?:-[a-f0-9]{4}){3}-[a-f0-9]{12}')
 
 Identity = Callable[[Mapping[str, Any]], 'RequestContext | None']
@@ -95,4 +114,22 @@ def _from_keystone(environ: Mapping[str, Any]) -> RequestContext | None:
         return None
     if environ.get('HTTP_X_IDENTITY_STATUS') != 'Confirmed':
         return None
-    return RequestContext.from_environ(dict(environ), **request_ids(environ))
+    # What the token says is stronger than the headers: AuthProtocol sets them all, but a middleware made
+    # from its base class lets those through that the client sent.
+    return RequestContext.from_environ(
+        dict(environ), **_of_user(token.user), **_of_service(environ, token), **request_ids(environ)
+    )
+
+
+def _of_user(user: Any) -> dict[str, Any]:
+    known = {field: getattr(user, name) for field, name in _OF_USER_TOKEN.items() if hasattr(user, name)}
+    if hasattr(user, 'system_scoped'):
+        known['system_scope'] = 'all' if user.system_scoped else None
+    return known
+
+
+def _of_service(environ: Mapping[str, Any], token: Any) -> dict[str, Any]:
+    service = getattr(token, 'service', None)
+    if service is None or environ.get('HTTP_X_SERVICE_IDENTITY_STATUS') != 'Confirmed':
+        return {f'service_{field}': [] if field == 'roles' else None for field in _OF_TOKEN}
+    return {f'service_{field}': getattr(service, name) for field, name in _OF_TOKEN.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import urllib.parse
 from collections.abc import Callable
@@ -93,14 +94,15 @@ class Call:
             if not self._authorized:
                 raise RuntimeError(f'the view {view.__name__} answered without having asked for permission')
             return self._answer(status, answer)
+        except exceptions.ConfigurationError as error:
+            # Its code is a line for the end of a process, and no status.
+            return self._fault(_unexpected(view, error))
         except exceptions.OsInterfaceError as error:
             return self._fault(error)
         except werkzeug.exceptions.HTTPException as error:
             return self._fault(_of_werkzeug(error))
         except Exception as error:
-            unknown = exceptions.OsInterfaceError(operator=f'{view.__name__} failed')
-            unknown.__cause__ = error
-            return self._fault(unknown)
+            return self._fault(_unexpected(view, error))
 
     def _identify(self) -> None:
         self.ctxt = context.from_environ(self._request.environ, self._api.identity)
@@ -232,10 +234,14 @@ class Call:
         self._request.max_content_length = limit + 1
         try:
             body = self._request.get_data(cache=False)
-        except werkzeug.exceptions.RequestEntityTooLarge:
+        except Exception as error:
+            # Werkzeug's, or that of a filter that counts while the body is read (oslo.middleware's sizelimit).
+            if getattr(error, 'code', None) != 413:
+                raise
             body = None
         if body is None or len(body) > limit:
-            self._drain(0 if body is None else len(body))
+            with contextlib.suppress(Exception):
+                self._drain(0 if body is None else len(body))
             raise exceptions.BodyTooLarge(limit)
         return body
 
@@ -264,6 +270,12 @@ def check_combination(wanted: AttachRequest) -> AttachRequest:
     if wanted.ip_address in _UNSPECIFIED:
         return AttachRequest(network_id=wanted.network_id, tag=wanted.tag)
     return wanted
+
+
+def _unexpected(view: View, error: BaseException) -> exceptions.OsInterfaceError:
+    unknown = exceptions.OsInterfaceError(operator=f'{view.__name__} failed')
+    unknown.__cause__ = error
+    return unknown
 
 
 def _of_werkzeug(error: werkzeug.exceptions.HTTPException) -> exceptions.OsInterfaceError:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import flask
+from werkzeug.wrappers import Response
 
 from os_interface_ext import exceptions
 from os_interface_ext.api.operation import Api, Call, View, check_combination
@@ -75,11 +76,18 @@ def _not_allowed(allow: str) -> Any:
     return not_allowed
 
 
-def _options(allow: str) -> Any:
-    def options(**path: str) -> flask.Response:
-        return flask.Response(headers={'Allow': allow})
+def _dispatch(api: Api, allow: str, views: dict[str, View]) -> Any:
+    handlers = {method: api.operation(view, allow) for method, view in views.items()}
+    handlers['HEAD'] = handlers['GET']
+    refused = api.operation(_not_allowed(allow), allow)
 
-    return options
+    def handle(**path: str) -> Response:
+        method = flask.request.method
+        if method == 'OPTIONS':
+            return Response(headers={'Allow': allow})
+        return handlers.get(method, refused)(**path)
+
+    return handle
 
 
 _COLLECTION_ALLOWS = 'GET, HEAD, OPTIONS, POST'
@@ -89,32 +97,26 @@ _URLS: list[tuple[str, str, str, dict[str, View]]] = [
     (ITEM, 'item', _ITEM_ALLOWS, {'GET': show, 'DELETE': delete}),
 ]
 #: of which a URL refuses those that it does not have
-_METHODS = {'GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'TRACE'}
+_METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'TRACE', 'OPTIONS']
 
 
 def blueprint(api: Api, name: str = 'os_interface') -> flask.Blueprint:
     """The routes, with and without a project id in front. Nothing app-wide is installed.
 
-    A trailing or doubled slash makes another URL, which is the host's.
+    A trailing or doubled slash makes another URL, which is the host's. A URL is one rule for all methods: of
+    several, those that do not fit would make a 405 of the host's 404 for a doubled slash.
     """
     bp = flask.Blueprint(name, __name__)
-
-    def add(path: str, endpoint: str, handler: Any, methods: list[str]) -> None:
+    for path, kind, allow, views in _URLS:
+        handler = _dispatch(api, allow, views)
         for prefix, suffix in (('', ''), ('/<project_id>', '_of_project')):
             bp.add_url_rule(
                 prefix + path,
-                endpoint + suffix,
+                kind + suffix,
                 handler,
-                methods=methods,
+                methods=_METHODS,
                 strict_slashes=True,
                 merge_slashes=False,
                 provide_automatic_options=False,
             )
-
-    for path, kind, allow, views in _URLS:
-        for method, view in views.items():
-            add(path, view.__name__, api.operation(view, allow), [method])
-        refused = api.operation(_not_allowed(allow), allow)
-        add(path, f'{kind}_not_allowed', refused, sorted(_METHODS - views.keys()))
-        add(path, f'{kind}_options', _options(allow), ['OPTIONS'])
     return bp

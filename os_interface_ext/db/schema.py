@@ -22,11 +22,13 @@ def version(database: Database) -> str | None:
     if url.get_backend_name() == 'sqlite' and not os.path.exists(url.database or ''):
         return None
     try:
+        if url.get_backend_name() == 'sqlite':
+            _check_file(url.database or '')
         with database.read() as connection:
             if not sa.inspect(connection).has_table(tables.VERSION_TABLE):
                 return None
             return connection.scalar(sa.text(f'SELECT version_num FROM {tables.VERSION_TABLE}'))
-    except (DatabaseError, sa.exc.SQLAlchemyError) as error:
+    except (DatabaseError, sa.exc.SQLAlchemyError, OSError) as error:
         raise _unreachable(database, error) from error
 
 
@@ -74,8 +76,16 @@ def upgrade(database: Database) -> None:
         raise _unreachable(database, error) from error
 
 
+def _check_file(path: str) -> None:
+    # Left to SQLite, oslo.db would log a traceback of it.
+    with open(path, 'rb') as file:
+        if file.read(16) not in (b'', b'SQLite format 3\0'):
+            raise OSError('file is not a database')
+
+
 def _unreachable(database: Database, error: Exception) -> exceptions.ConfigurationError:
-    why = ' '.join(str(getattr(error, 'orig', None) or error).split())[:200]
+    inner = getattr(error, 'inner_exception', None) or error
+    why = ' '.join(str(getattr(inner, 'orig', None) or inner).split())[:200]
     return exceptions.ConfigurationError(
         f'option [database] connection: {database.url} cannot be used ({why}): '
         'start the database, or correct the URL'
