@@ -19,6 +19,9 @@ from sqlalchemy.sql import functions
 from os_interface_ext import exceptions
 from os_interface_ext.db import prepared
 
+#: Seconds to wait for a database server that does not answer.
+_CONNECT_TIMEOUT = 5
+
 _databases: weakref.WeakKeyDictionary[cfg.ConfigOpts, Database] = weakref.WeakKeyDictionary()
 _databases_lock = threading.Lock()
 
@@ -35,6 +38,7 @@ class Database:
         self._lock = threading.Lock()
         self._pid: int | None = None
         self._engine: sa.Engine | None = None
+        self._read_engine: sa.Engine | None = None
 
     @classmethod
     def of(cls, conf: cfg.ConfigOpts) -> Database:
@@ -54,13 +58,24 @@ class Database:
         if self._pid != os.getpid():
             with self._lock:
                 if self._pid != os.getpid():
-                    if self._engine is not None:
-                        # Of the parent process: its connections are not ours to close.
-                        self._engine.dispose(close=False)
+                    # Of the parent process: its connections are not ours to close.
+                    self._dispose(close=False)
                     self._engine = _create(self._conf)
                     self._statements = prepared.Statements(self._engine)
-                    # The other databases begin by themselves with the first statement.
-                    self._begin = 'BEGIN IMMEDIATE' if self._engine.dialect.name == 'sqlite' else None
+                    if self._engine.dialect.name == 'sqlite':
+                        self._read_engine = self._engine
+                        self._begin: str | None = 'BEGIN IMMEDIATE'
+                    else:
+                        # A SELECT alone needs no BEGIN before and no ROLLBACK after it: a third of the
+                        # round trips. A connection that broke meanwhile is noticed by the SELECT itself.
+                        self._read_engine = _create(
+                            self._conf,
+                            isolation_level='AUTOCOMMIT',
+                            pool_reset_on_return=None,
+                            pool_pre_ping=False,
+                        )
+                        # These begin by themselves with the first statement.
+                        self._begin = None
                     self._write_engine = self._engine.execution_options(osif_write=True)
                     self._pid = os.getpid()
         assert self._engine is not None
@@ -80,8 +95,17 @@ class Database:
             yield connection
 
     def fetch(self, statement: sa.Select[Any], values: prepared.Values = prepared.NOTHING) -> prepared.Result:
-        """One SELECT of a request (see :mod:`.prepared`)."""
-        connection = self._checkout()
+        """One SELECT of a request (see :mod:`.prepared`); it may be repeated, and is if a connection breaks."""
+        self.engine  # noqa: B018 (made on first use)
+        try:
+            return self._fetch(statement, values)
+        except db_exc.DBConnectionError:
+            # The pool may have been full of connections that a restart of the database had broken.
+            self._dispose()
+            return self._fetch(statement, values)
+
+    def _fetch(self, statement: sa.Select[Any], values: prepared.Values) -> prepared.Result:
+        connection = self._checkout(self._read_engine)
         try:
             return prepared.Connection(connection, self._statements).execute(statement, values)
         finally:
@@ -90,7 +114,7 @@ class Database:
     @contextlib.contextmanager
     def prepared(self) -> Iterator[prepared.Connection]:
         """As ``write``, for the statements of requests (see :mod:`.prepared`)."""
-        connection = self._checkout()
+        connection = self._checkout(self.engine)
         try:
             if self._begin:
                 connection.execute(self._begin)
@@ -105,8 +129,8 @@ class Database:
         finally:
             connection.close()
 
-    def _checkout(self) -> Any:
-        engine = self.engine
+    def _checkout(self, engine: sa.Engine | None) -> Any:
+        assert engine is not None
         try:
             return engine.raw_connection()
         except (engine.dialect.loaded_dbapi.Error, sa.exc.SQLAlchemyError) as error:
@@ -114,11 +138,15 @@ class Database:
 
     def dispose(self) -> None:
         """Close all connections (before a fork, at the end)."""
-        if self._engine is not None and self._pid == os.getpid():
-            self._engine.dispose()
+        if self._pid == os.getpid():
+            self._dispose()
+
+    def _dispose(self, *, close: bool = True) -> None:
+        for engine in {self._engine, self._read_engine} - {None}:
+            engine.dispose(close=close)  # type: ignore[union-attr]
 
 
-def _create(conf: Any) -> sa.Engine:
+def _create(conf: Any, **more: Any) -> sa.Engine:
     try:
         url = sa.make_url(conf.connection)
         options: dict[str, Any] = {'pool_recycle': conf.connection_recycle_time}
@@ -131,15 +159,18 @@ def _create(conf: Any) -> sa.Engine:
             options['connect_args'] = {'timeout': conf.busy_timeout, 'check_same_thread': False}
         else:
             options['pool_pre_ping'] = True
-            if url.get_backend_name() in ('mysql', 'mariadb') and 'charset' not in url.query:
-                options['connect_args'] = {'charset': 'utf8mb4'}
+            # Of all of them: InnoDB's own default locks gaps, and gives deadlocks for it.
+            options['isolation_level'] = 'READ COMMITTED'
+            options['connect_args'] = {'connect_timeout': _CONNECT_TIMEOUT} | (
+                {'charset': 'utf8mb4'} if url.get_backend_name() in ('mysql', 'mariadb') else {}
+            )
         engine = sa.create_engine(
             url,
             poolclass=sa.QueuePool,
             pool_size=conf.max_pool_size,
             max_overflow=conf.max_overflow,
             pool_timeout=conf.pool_timeout,
-            **options,
+            **options | more,
         )
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
         raise exceptions.ConfigurationError(

@@ -205,7 +205,7 @@ class _Worker:
         elif status in (0, 503):
             if 'port_id' in wanted:
                 self.unsure[server].add(wanted['port_id'])
-            elif status == 0:
+            else:
                 self.unsure[server].add('any')
         elif status not in (400, 409):
             self.model.wrong(f'{operation} answered {status}: {body}')

@@ -1,0 +1,1 @@
+"""Real services that tests start by themselves, private and on loopback."""
