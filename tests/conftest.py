@@ -1,5 +1,6 @@
 """Order of the whole run, and the database servers that are started once for it."""
 
+import pathlib
 from collections.abc import Iterator
 
 import pytest
@@ -34,6 +35,12 @@ def postgresql() -> Iterator[databases.DatabaseServer]:
 def mariadb() -> Iterator[databases.DatabaseServer]:
     """A MariaDB server."""
     yield from _server(databases.MariaDB)
+
+
+@pytest.fixture
+def empty_database_url(tmp_path: pathlib.Path) -> str:
+    """The URL of an empty database for one test; the integration tests give another kind."""
+    return f'sqlite:///{tmp_path}/osif.sqlite'
 
 
 @pytest.fixture(scope='module', params=['sqlite', 'postgresql', 'mariadb'])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import threading
+import time
 import weakref
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from oslo_config import cfg
@@ -18,9 +20,14 @@ from sqlalchemy.sql import functions
 
 from os_interface_ext import exceptions
 from os_interface_ext.db import prepared
+from os_interface_ext.db.prepared import Connection
 
+#: How often a transaction is begun that the database takes back.
+_TURNS = 12
 #: Seconds to wait for a database server that does not answer.
 _CONNECT_TIMEOUT = 5
+
+_T = TypeVar('_T')
 
 _databases: weakref.WeakKeyDictionary[cfg.ConfigOpts, Database] = weakref.WeakKeyDictionary()
 _databases_lock = threading.Lock()
@@ -128,6 +135,22 @@ class Database:
             raise
         finally:
             connection.close()
+
+    def transact(self, work: Callable[[Connection], _T]) -> _T:
+        """Do ``work`` in one transaction; again, while the database takes it back to end a deadlock.
+
+        :raises DBDeadlock: it went on doing so
+        """
+        for attempt in range(_TURNS):
+            try:
+                with self.prepared() as connection:
+                    return work(connection)
+            except db_exc.DBDeadlock:
+                if attempt == _TURNS - 1:
+                    raise
+                # Not in step with the other one.
+                time.sleep(random.uniform(0.0, 0.005 * 2 ** min(attempt, 6)))
+        raise AssertionError
 
     def _checkout(self, engine: sa.Engine | None) -> Any:
         assert engine is not None

@@ -13,7 +13,6 @@ from os_interface_ext.db.engine import Database, DatabaseError
 from os_interface_ext.db.prepared import Connection, Result, Values
 
 _T = TypeVar('_T')
-_ATTEMPTS = 20
 
 
 class Outdated(Exception):
@@ -37,15 +36,11 @@ def write(database: Database, work: Callable[[Connection], _T]) -> _T:
     :raises Outdated: nothing was written: another transaction has changed what ``work`` built on
     :raises UnknownOutcome: the database failed, perhaps after the commit
     """
-    for attempt in range(_ATTEMPTS):
-        try:
-            with database.prepared() as connection:
-                return work(connection)
-        except (db_exc.DBDuplicateEntry, db_exc.DBReferenceError) as error:
-            raise Outdated(error) from error
-        except db_exc.DBDeadlock as error:
-            if attempt == _ATTEMPTS - 1:
-                raise exceptions.Unavailable(operator=f'database: {error}') from error
-        except DatabaseError as error:
-            raise exceptions.UnknownOutcome(operator=f'database: {error}') from error
-    raise AssertionError
+    try:
+        return database.transact(work)
+    except (db_exc.DBDuplicateEntry, db_exc.DBReferenceError) as error:
+        raise Outdated(error) from error
+    except db_exc.DBDeadlock as error:
+        raise exceptions.Unavailable(operator=f'database: {error}') from error
+    except DatabaseError as error:
+        raise exceptions.UnknownOutcome(operator=f'database: {error}') from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Iterator
 
@@ -33,9 +32,8 @@ CONTEXT = context.service_context()
 
 
 @pytest.fixture
-def conf(tmp_path: pathlib.Path) -> Iterator[cfg.ConfigOpts]:
-    url = os.environ.get('OS_INTERFACE_EXT_TEST_DATABASE') or f'sqlite:///{tmp_path}/osif.sqlite'
-    conf = configuration.new([], database={'connection': url})
+def conf(empty_database_url: str) -> Iterator[cfg.ConfigOpts]:
+    conf = configuration.new([], database={'connection': empty_database_url})
     engine = Database.of(conf).engine
     metadata.drop_all(engine)
     metadata.create_all(engine)

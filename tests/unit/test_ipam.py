@@ -6,8 +6,6 @@ import concurrent.futures
 import dataclasses
 import ipaddress
 import itertools
-import os
-import pathlib
 import random
 import threading
 import uuid
@@ -121,9 +119,8 @@ INVENTORY = loader.parse(
 
 
 @pytest.fixture
-def database(tmp_path: pathlib.Path) -> Iterator[Database]:
-    url = os.environ.get('OS_INTERFACE_EXT_TEST_DATABASE') or f'sqlite:///{tmp_path}/osif.sqlite'
-    conf = configuration.new([], database={'connection': url})
+def database(empty_database_url: str) -> Iterator[Database]:
+    conf = configuration.new([], database={'connection': empty_database_url})
     database = Database.of(conf)
     database.conf = conf  # type: ignore[attr-defined]
     metadata.drop_all(database.engine)

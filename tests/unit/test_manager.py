@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -105,14 +104,15 @@ class Setting:
 
 
 @pytest.fixture
-def setting(tmp_path: pathlib.Path) -> Setting:
-    conf = config.new([], database={'connection': f'sqlite:///{tmp_path}/osif.sqlite'})
+def setting(empty_database_url: str) -> Iterator[Setting]:
+    conf = config.new([], database={'connection': empty_database_url})
     database = Database.of(conf)
     schema.upgrade(database)
     cloud = Cloud(conf)
     server, other = (cloud.add_server(PROJECT) for _ in range(2))
     network = cloud.add_network(PROJECT)
-    return Setting(cloud, database, Store(database, lease=30.0), server, other, network.id)
+    yield Setting(cloud, database, Store(database, lease=30.0), server, other, network.id)
+    database.dispose()
 
 
 @pytest.fixture
