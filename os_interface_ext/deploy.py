@@ -9,6 +9,7 @@ from oslo_config import cfg
 
 from os_interface_ext import context
 from os_interface_ext.api.operation import Api
+from os_interface_ext.attachments import listeners
 from os_interface_ext.attachments.manager import Manager
 from os_interface_ext.attachments.reconciler import Reconciler
 from os_interface_ext.attachments.stepper import Stepper
@@ -60,6 +61,7 @@ def assemble(
         backoff=conf.reconciler.backoff,
         backoff_cap=conf.reconciler.backoff_cap,
         stuck_attempts=conf.reconciler.stuck_attempts,
+        listeners=listeners.load(conf),
     )
     manager = Manager(
         store,

@@ -49,3 +49,13 @@ class Extension:
         :param name: of the blueprint; another one for a second extension on the same host
         """
         app.register_blueprint(views.blueprint(self.parts.api, name), url_prefix=url_prefix or None)
+
+    def server_deleted(self, server_id: str) -> None:
+        """To be called by a host that has deleted a server: its ports are let go now, not at the next look.
+
+        What cannot be finished now, the reconciler finishes. It may be called again, and for any server.
+
+        :raises Unavailable: the database does not answer; nothing is lost if nobody calls again, for the
+            reconciler finds out by itself
+        """
+        self.parts.reconciler.server_deleted(server_id)

@@ -113,8 +113,8 @@ class Manager:
         """
         port = self._port_of(ctxt, server, port_id)
         record = self._record_of(port_id)
-        if record is None and port is not None and port.mark:
-            record = self._store.of_mark(port.mark)
+        if record is None and port is not None:
+            record = self._record_of_mark(port)
         if record is not None and record.server_id == server.id:
             shown = self._shown(record, port)
         else:
@@ -164,7 +164,7 @@ class Manager:
         port = self._networks.get_port(ctxt, port_id)
         if port.project_id != server.project_id:
             raise exceptions.PortNotUsable(port_id, 'it belongs to another project')
-        record = self._record_of(port_id)
+        record = self._record_of(port_id) or self._record_of_mark(port)
         if record is not None:
             return self._attach_recorded(ctxt, server, record)
         if port.device_id:
@@ -195,7 +195,8 @@ class Manager:
         held = self._insert(ctxt, server, request, created=True)
         try:
             return self._go_in(ctxt, server, held)
-        except exceptions.AddressInUse:
+        except (exceptions.AddressInUse, exceptions.QuotaExceeded):
+            # What stands in the way may be what the same request made before.
             found = None if self._strict else self._repeated(ctxt, server, request)
             if found is None:
                 raise
@@ -206,6 +207,9 @@ class Manager:
         if request.network_id is None or request.ip_address is None:
             return None
         for record in self._store.of_request(server.id, request.network_id, request.ip_address):
+            if record.state in OUTWARD:
+                # The address is about to be free.
+                raise _InMotion()
             if record.tag != request.tag:
                 continue
             if record.state in INWARD:
@@ -260,10 +264,18 @@ class Manager:
 
     def _detach(self, ctxt: RequestContext, server: base.Server, port_id: str) -> None:
         record = self._record_of(port_id)
+        port = None
         if record is None:
-            self._detach_unrecorded(ctxt, server, port_id)
+            port = self._port_of(ctxt, server, port_id)
+            if port is None:
+                raise exceptions.NotAttached(server.id, port_id)
+            # A port that is being made is not on its record yet.
+            record = self._record_of_mark(port)
+        if record is None:
+            assert port is not None
+            self._detach_unrecorded(ctxt, server, port)
         elif record.server_id != server.id:
-            self._detach_disputed(ctxt, server, record)
+            self._detach_disputed(ctxt, server, record, port_id)
         elif record.state in INWARD:
             if not self._store.ask_undo(record):
                 raise _InMotion()
@@ -281,11 +293,8 @@ class Manager:
             return
         self._go_out(ctxt, server, held)
 
-    def _detach_unrecorded(self, ctxt: RequestContext, server: base.Server, port_id: str) -> None:
+    def _detach_unrecorded(self, ctxt: RequestContext, server: base.Server, port: base.Port) -> None:
         """A port that somebody else gave to the server, at boot say."""
-        port = self._port_of(ctxt, server, port_id)
-        if port is None:
-            raise exceptions.NotAttached(server.id, port_id)
         self._check_unplug(ctxt, server)
         try:
             held = self._store.insert(
@@ -305,16 +314,15 @@ class Manager:
         except PortTaken as error:
             raise _InMotion() from error
         # Only now is it certain that nobody else acts on it: read again what it is.
-        if self._port_of(ctxt, server, port_id) is None:
+        if self._port_of(ctxt, server, port.id) is None:
             self._store.drop(held.record, result=False)
             return
         self._go_out(ctxt, server, held)
 
-    def _detach_disputed(self, ctxt: RequestContext, server: base.Server, record: Record) -> None:
+    def _detach_disputed(self, ctxt: RequestContext, server: base.Server, record: Record, port_id: str) -> None:
         """The port is on record for another server: only the network can say that it is this one's."""
-        assert record.port_id is not None
-        if record.state is not State.ATTACHED or self._port_of(ctxt, server, record.port_id) is None:
-            raise exceptions.NotAttached(server.id, record.port_id)
+        if record.state is not State.ATTACHED or self._port_of(ctxt, server, port_id) is None:
+            raise exceptions.NotAttached(server.id, port_id)
         self._let_go(ctxt, record)
         raise _InMotion()
 
@@ -348,6 +356,9 @@ class Manager:
 
     def _record_of(self, port_id: str) -> Record | None:
         return self._store.of_port(port_id) if is_sane(port_id) else None
+
+    def _record_of_mark(self, port: base.Port) -> Record | None:
+        return self._store.of_mark(port.mark) if port.mark else None
 
     def _port_of(self, ctxt: RequestContext, server: base.Server, port_id: str) -> base.Port | None:
         """The port, if the network backend says that the server has it."""

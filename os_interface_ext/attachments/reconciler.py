@@ -5,6 +5,7 @@ Any number of reconcilers may run side by side: whoever takes hold of a record f
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -13,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from os_interface_ext import context, exceptions
-from os_interface_ext.attachments.states import INWARD, Reason, State
-from os_interface_ext.attachments.stepper import Pending, Stepper
+from os_interface_ext.attachments.states import INWARD, OUTWARD, Reason, State
+from os_interface_ext.attachments.stepper import Pending, Stepper, describe
 from os_interface_ext.attachments.store import Record, Store, owner
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
@@ -24,6 +25,9 @@ LOG = logging.getLogger(__name__)
 #: The role of which one process at a time has it, where several could reconcile and one is enough.
 ROLE = 'reconciler'
 _DAY = 86400.0
+_ALL = 1_000_000
+#: How often a record that moves under its hands is looked at again.
+_TURNS = 20
 
 
 @dataclasses.dataclass
@@ -67,6 +71,12 @@ class Reconciler:
 
         :param alone: only while this process has the role of the reconciler
         """
+        try:
+            self._run(stop, alone)
+        finally:
+            self._leave()
+
+    def _run(self, stop: threading.Event, alone: bool) -> None:
         look_at_world = 0.0
         while not stop.is_set():
             try:
@@ -75,28 +85,36 @@ class Reconciler:
                     self.carry_on(stop=stop.is_set)
                     if time.monotonic() >= look_at_world:
                         look_at_world = time.monotonic() + self._conf.world_interval
-                        self.look_at_world()
+                        self.look_at_world(stop=stop.is_set)
             except exceptions.Unavailable as error:
                 LOG.warning('the reconciler tries again in %s s: %s', self._conf.interval, error.operator)
             except Exception:
                 LOG.exception('the reconciler tries again in %s s', self._conf.interval)
             stop.wait(self._conf.interval)
 
-    def once(self, *, dry_run: bool = False) -> Report:
+    def _leave(self) -> None:
+        """Leave the role to another process at once, instead of after its lease."""
+        with contextlib.suppress(exceptions.Unavailable):
+            self._store.resign(ROLE)
+            self._store.resign(_own_role())
+
+    def once(self, *, dry_run: bool = False, stop: Callable[[], bool] = lambda: False) -> Report:
         """One look at everything.
 
+        :param stop: whether to end after the record at hand
         :raises Unavailable: the database does not answer
         """
         report = Report()
         if not dry_run:
             self.beat()
-        self.carry_on(report, dry_run=dry_run)
-        self.look_at_world(report, dry_run=dry_run)
+        self.carry_on(report, dry_run=dry_run, stop=stop)
+        if not stop():
+            self.look_at_world(report, dry_run=dry_run, stop=stop)
         return report
 
     def beat(self) -> None:
         """Leave a heartbeat of this process."""
-        self._store.heartbeat(f'{ROLE} {owner()}', 3 * self._conf.interval + 5.0)
+        self._store.heartbeat(_own_role(), 3 * self._conf.interval + 5.0)
 
     # ------------------------------------------------------------------ records in motion
 
@@ -110,36 +128,40 @@ class Reconciler:
         """Finish what nobody works on: an attach whose process died is undone, a way out is gone on with."""
         report = report or Report()
         seen: set[str] = set()
+        # What is only looked at stays due, and would be every page.
+        page = _ALL if dry_run else self._conf.page
         while not stop():
-            due = [record for record in self._store.due(self._conf.page) if record.id not in seen]
+            due = [record for record in self._store.due(page) if record.id not in seen]
             if not due:
                 return
             for record in due:
                 seen.add(record.id)
                 if stop():
                     return
+                changes: dict[str, Any] = {}
+                if record.state in INWARD:
+                    # Nobody waits for the answer any more, and the caller's authority went with the request.
+                    changes = {'state': State.UNPLUGGING, 'reason': Reason.UNDO}
                 if dry_run:
-                    report.carried_on.append(_line(record))
+                    report.carried_on.append(_line(dataclasses.replace(record, **changes)))
                 else:
-                    self._carry_on(record, report)
-
-    def _carry_on(self, record: Record, report: Report) -> None:
-        changes = {}
-        if record.state in INWARD:
-            # Nobody waits for the answer any more, and the caller's authority is gone with the request.
-            changes = {'state': State.UNPLUGGING, 'reason': Reason.UNDO}
-        self._go_out(record, report.carried_on, report.pending, **changes)
+                    self._go_out(record, report.carried_on, report.pending, **changes)
 
     def _go_out(self, record: Record, done: list[str], pending: list[str], **changes: object) -> None:
         ctxt = _context(record)
         try:
-            server = self._server_of(ctxt, record)
+            # Held first: a server that cannot be looked up counts as an attempt, and is backed off from.
             held = self._store.take(record, **changes)
+            try:
+                server = self._server_of(ctxt, record)
+            except Exception as error:
+                self._stepper.postpone(held.record, error)
             self._stepper.go_out(ctxt, server, held)
             done.append(_line(held.record))
+            LOG.info('%s has come to its end', _line(held.record))
         except exceptions.LostHold:
             return
-        except (Pending, exceptions.Unavailable, exceptions.NotSupported) as error:
+        except (Pending, exceptions.NotSupported) as error:
             pending.append(f'{_line(record)}: {error}')
             LOG.info('%s goes on later: %s', _line(record), error)
 
@@ -150,24 +172,61 @@ class Reconciler:
         except exceptions.ServerNotFound:
             return base.Server(record.server_id, record.project_id, host=record.host)
 
+    # ------------------------------------------------------------------ a server that is known to be gone
+
+    def server_deleted(self, server_id: str) -> None:
+        """Put every record of a server on its way out, and go as far as that goes now.
+
+        :raises Unavailable: the database does not answer
+        """
+        tried: set[str] = set()
+        for _ in range(_TURNS):
+            staying = [
+                record for record in self._store.of_server(server_id) if record.id not in tried or _stays(record)
+            ]
+            if not staying:
+                return
+            for record in staying:
+                tried.add(record.id)
+                self._end(record)
+        LOG.warning('server %s is deleted, but somebody still attaches to it', server_id)
+
+    def _end(self, record: Record) -> None:
+        reason = record.reason if record.reason in (Reason.UNDO, Reason.GONE) else Reason.SERVER_GONE
+        state = record.state if record.state in OUTWARD else State.UNPLUGGING
+        self._go_out(record, [], [], state=state, reason=reason)
+        left = self._store.get(record.id)
+        if left is not None and left.state in INWARD:
+            # Its holder lives: he alone may undo it.
+            self._store.ask_undo(left)
+
     # ------------------------------------------------------------------ the world
 
-    def look_at_world(self, report: Report | None = None, *, dry_run: bool = False) -> None:
+    def look_at_world(
+        self,
+        report: Report | None = None,
+        *,
+        dry_run: bool = False,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Find ATTACHED records that the world does not agree with, and ports of ours without a record."""
         report = report or Report()
-        self._look_at_attached(report, dry_run)
-        self._sweep(report, dry_run)
+        self._look_at_attached(report, dry_run, stop)
+        if not stop():
+            self._sweep(report, dry_run, stop)
         if not dry_run:
             self._store.prune(self._conf.history_days * _DAY)
 
-    def _look_at_attached(self, report: Report, dry_run: bool) -> None:
+    def _look_at_attached(self, report: Report, dry_run: bool, stop: Callable[[], bool]) -> None:
         ended: list[tuple[Record, Reason]] = []
         for records in self._store.attached(self._conf.page):
+            if stop():
+                return
             try:
                 ended += self._look_at_server(records, dry_run)
-            except exceptions.OsInterfaceError as error:
-                # Unavailable, unauthorised: that says nothing about what is there.
-                LOG.warning('server %s could not be looked at: %s', records[0].server_id, error.operator)
+            except Exception as error:
+                # Unavailable, unauthorised, broken: that says nothing about what is there.
+                LOG.warning('server %s could not be looked at: %s', records[0].server_id, describe(error))
         if len(ended) > self._conf.max_gone:
             LOG.error(
                 '%s attachments seem to be gone, more than [reconciler] max_gone = %s: nothing is done. '
@@ -178,10 +237,13 @@ class Reconciler:
             report.pending += [f'{_line(record)}: {reason}, but too many at once' for record, reason in ended]
             return
         for record, reason in ended:
+            if stop():
+                return
+            changes: dict[str, Any] = {'state': State.UNPLUGGING, 'reason': reason}
             if dry_run:
-                report.gone.append(f'{_line(record)}: {reason}')
+                report.gone.append(_line(dataclasses.replace(record, **changes)))
             else:
-                self._go_out(record, report.gone, report.pending, state=State.UNPLUGGING, reason=reason)
+                self._go_out(record, report.gone, report.pending, **changes)
 
     def _look_at_server(self, records: list[Record], dry_run: bool) -> list[tuple[Record, Reason]]:
         """The records of one server that are to be ended; notes are made of what is not certain yet."""
@@ -221,17 +283,20 @@ class Reconciler:
 
     # ------------------------------------------------------------------ the sweep
 
-    def _sweep(self, report: Report, dry_run: bool) -> None:
+    def _sweep(self, report: Report, dry_run: bool, stop: Callable[[], bool]) -> None:
         ctxt = context.service_context()
         try:
             marked = list(self._networks.find_marked(ctxt, self._store.installation))
+            lost = [port for port in marked if self._is_lost(port)]
+            if dry_run:
+                old = self._store.old_suspects(self._conf.grace)
+            else:
+                old = self._store.suspect([port.id for port in lost], self._conf.grace)
         except exceptions.NotSupported:
             return
-        except exceptions.OsInterfaceError as error:
-            LOG.warning('the sweep is put off: %s', error.operator)
+        except Exception as error:
+            LOG.warning('the sweep is put off: %s', describe(error))
             return
-        lost = [port for port in marked if port.mark and self._store.of_mark(port.mark) is None]
-        old = self._store.suspect([port.id for port in lost], self._conf.grace)
         deletable = []
         for port in lost:
             if port.id in old and self._is_leaked(ctxt, port):
@@ -239,38 +304,61 @@ class Reconciler:
             else:
                 report.orphans.append(f'port {port.id} of device {port.device_id} has no record')
         for port in deletable[: self._conf.max_deletes]:
-            report.deleted.append(f'port {port.id}')
-            if not dry_run:
-                self._delete(ctxt, port)
+            if stop():
+                return
+            if dry_run or self._delete(ctxt, port):
+                report.deleted.append(f'port {port.id}')
+            else:
+                report.orphans.append(f'port {port.id}: left for the next look')
         for port in deletable[self._conf.max_deletes :]:
             report.orphans.append(f'port {port.id}: left for the next look')
+
+    def _is_lost(self, port: base.Port) -> bool:
+        """Whether no record knows a port of ours: neither the one that made it, nor a later one of the port."""
+        return (
+            port.mark is not None
+            and self._store.of_mark(port.mark) is None
+            and self._store.of_port(port.id) is None
+        )
 
     def _is_leaked(self, ctxt: RequestContext, port: base.Port) -> bool:
         """Whether a port of ours without a record can be nothing but left over.
 
         A database that was restored does not know living ports: what a living server has is deleted only
-        if its record is known to have come to its end.
+        if it is known that its attach was undone.
         """
         assert port.mark is not None
-        if self._store.is_finished(port.mark.rpartition(':')[2]):
-            return True
-        if not port.device_id:
+        if port.device_owner and not port.device_owner.startswith('compute:'):
+            # A router's, say: that no server has the id of its device means nothing.
+            return False
+        result = self._store.result_of(port.mark.rpartition(':')[2])
+        if result is not None and result[1] is Reason.GONE:
+            # It was taken from its server behind our back, and is whoever's it is now.
+            return False
+        if not port.device_id or result == (port.device_id, Reason.UNDO):
             return True
         try:
             self._servers.get(ctxt, port.device_id)
         except exceptions.ServerNotFound:
             return True
-        except exceptions.OsInterfaceError:
-            return False
+        except Exception as error:
+            LOG.warning('server %s could not be looked at: %s', port.device_id, describe(error))
         return False
 
-    def _delete(self, ctxt: RequestContext, port: base.Port) -> None:
-        LOG.warning('port %s of ours has no record and is deleted', port.id)
+    def _delete(self, ctxt: RequestContext, port: base.Port) -> bool:
+        """Delete a port that is left over, if it is still as it was found."""
         fence = base.Fence(0, time.monotonic() + 30.0)
         try:
+            if self._networks.get_port(ctxt, port.id).device_id != port.device_id or not self._is_lost(port):
+                return False
+            LOG.warning('port %s of ours has no record and is deleted', port.id)
             self._networks.delete(ctxt, port.id, port.mark, fence)
-        except exceptions.OsInterfaceError as error:
-            LOG.warning('port %s could not be deleted: %s', port.id, error.operator)
+        except exceptions.PortNotFound:
+            return True
+        except Exception as error:
+            LOG.warning('port %s could not be deleted: %s', port.id, describe(error))
+            return False
+        return True
 
 
 def _context(record: Record) -> RequestContext:
@@ -278,6 +366,14 @@ def _context(record: Record) -> RequestContext:
     ctxt = context.service_context()
     ctxt.global_request_id = record.request_id
     return ctxt
+
+
+def _stays(record: Record) -> bool:
+    return record.state not in OUTWARD and record.reason is not Reason.UNDO
+
+
+def _own_role() -> str:
+    return f'{ROLE} {owner()}'
 
 
 def _line(record: Record) -> str:

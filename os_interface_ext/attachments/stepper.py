@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from typing import Any
+from typing import Any, NoReturn
 
 from os_interface_ext import exceptions
+from os_interface_ext.attachments.listeners import Event, Listeners
 from os_interface_ext.attachments.states import Reason, State
 from os_interface_ext.attachments.store import Held, Record, Snapshot, Store
 from os_interface_ext.context import RequestContext
@@ -16,6 +18,8 @@ LOG = logging.getLogger(__name__)
 
 #: Errors of ``create`` and ``claim`` after which the backend may have done something all the same.
 _UNCERTAIN = (exceptions.UnknownOutcome,)
+#: Doublings of the back-off: by then it has long reached its cap.
+_DOUBLINGS = 30
 
 
 class Pending(Exception):
@@ -35,7 +39,9 @@ class Stepper:
         backoff: float = 1.0,
         backoff_cap: float = 300.0,
         stuck_attempts: int = 8,
+        listeners: Listeners | None = None,
     ) -> None:
+        self._listeners = listeners or Listeners()
         self._backoff = backoff
         self._backoff_cap = backoff_cap
         self._stuck_attempts = stuck_attempts
@@ -81,6 +87,7 @@ class Stepper:
         except Exception as error:
             self._undo(ctxt, server, held, error, State.UNPLUGGING, port)
             raise
+        self._listeners.tell(Event.ATTACHED, record)
         return record, port
 
     def _allocate(self, ctxt: RequestContext, server: base.Server, held: Held) -> tuple[Held, base.Port]:
@@ -100,7 +107,8 @@ class Stepper:
             held = self._store.swap(held.record, state=State.PLUGGING, port_id=port.id, snapshot=Snapshot.of(port))
         plug_data = self._vifs.plug(ctxt, server, port, held.fence)
         held = Held(dataclasses.replace(held.record, plug_data=plug_data), held.fence)
-        self._tell_host(ctxt, server.id, 'attached')
+        # Before the commit: a crash between the two leaves a record that is undone, and then told again.
+        self._tell_host(ctxt, server.id, 'attached', held.fence)
         return held, port
 
     # ------------------------------------------------------------------ undo
@@ -153,12 +161,14 @@ class Stepper:
         except exceptions.LostHold:
             raise
         except exceptions.NotSupported as error:
-            if held.record.reason is not Reason.DETACH:
-                self._postpone(held.record, error)
-            self._store.settle(held.record, state=State.ATTACHED, reason=None)
+            if held.record.reason is not Reason.DETACH or held.record.state is not State.UNPLUGGING:
+                self.postpone(held.record, error)
+            self._store.settle(
+                held.record, state=State.ATTACHED, reason=None, attempts=0, next_attempt=None, last_error=None
+            )
             raise
         except Exception as error:
-            self._postpone(held.record, error)
+            self.postpone(held.record, error)
 
     def _unplug(self, ctxt: RequestContext, server: base.Server, held: Held) -> Held:
         record = held.record
@@ -181,14 +191,16 @@ class Stepper:
                 LOG.warning('port %s of record %s has another mark and is left alone', record.port_id, record.id)
         elif record.port_id is not None:
             self._networks.unbind(ctxt, record.port_id, record.server_id, held.fence)
-        self._tell_host(ctxt, record.server_id, 'detached')
+        # Before the commit: a crash between the two leaves a record whose way out is gone again.
+        self._tell_host(ctxt, record.server_id, 'detached', held.fence)
         self._store.drop(record)
+        self._listeners.tell(Event.FAILED if record.reason is Reason.UNDO else Event.DETACHED, record)
 
     def _may_delete(self, ctxt: RequestContext, record: Record) -> bool:
         """Whether a port that was made for the server is nobody else's by now."""
         if record.reason is Reason.GONE:
             return False
-        if record.reason is Reason.UNDO or record.port_id is None:
+        if record.port_id is None:
             return True
         try:
             port = self._networks.get_port(ctxt, record.port_id)
@@ -196,13 +208,21 @@ class Stepper:
             return False
         return not port.device_id or port.device_id == record.server_id
 
-    def _postpone(self, record: Record, error: Exception) -> None:
+    def postpone(self, record: Record, error: Exception) -> NoReturn:
+        """Leave a record that is held to a later attempt.
+
+        :raises Pending: always
+        :raises LostHold: somebody else carries the record on
+        """
         if not isinstance(error, exceptions.DriverError):
             LOG.exception('record %s (port %s): %s', record.id, record.port_id, record.state)
         attempts = record.attempts + 1
-        delay = min(self._backoff * 2**record.attempts, self._backoff_cap)
-        self._store.postpone(record, delay, attempts=attempts, last_error=describe(error))
+        delay = min(self._backoff * 2 ** min(record.attempts, _DOUBLINGS), self._backoff_cap)
+        postponed = self._store.postpone(record, delay, attempts=attempts, last_error=describe(error))
+        if attempts == 1:
+            self._listeners.tell(Event.FAILED, postponed)
         if attempts == self._stuck_attempts:
+            self._listeners.tell(Event.STUCK, postponed)
             LOG.warning(
                 'record %s (port %s of server %s) is stuck in %s after %s attempts: %s',
                 record.id,
@@ -214,9 +234,12 @@ class Stepper:
             )
         raise Pending(describe(error)) from error
 
-    def _tell_host(self, ctxt: RequestContext, server_id: str, event: str) -> None:
+    def _tell_host(self, ctxt: RequestContext, server_id: str, event: str, fence: base.Fence) -> None:
         if self._host_is_told:
-            self._servers.attachments_changed(ctxt, server_id, event)
+            fence.check()
+            # What is not supported has nobody to tell; as an answer it would speak of the NIC.
+            with contextlib.suppress(exceptions.NotSupported):
+                self._servers.attachments_changed(ctxt, server_id, event)
 
 
 def describe(error: Exception) -> str:

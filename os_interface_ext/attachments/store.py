@@ -6,15 +6,14 @@ Every write is a compare-and-swap on (id, generation) in one short transaction. 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -25,6 +24,7 @@ from os_interface_ext.db.engine import Database, DatabaseError, DuplicateEntry, 
 from os_interface_ext.drivers.base import Fence, FixedIP, Port
 
 _t = tables.attachments
+_T = TypeVar('_T')
 
 
 class PortTaken(Exception):
@@ -81,6 +81,22 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """How an attachment ended; times as those of a record."""
+
+    attachment_id: str
+    server_id: str
+    project_id: str
+    port_id: str | None
+    reason: str
+    attempts: int
+    last_error: str | None
+    request_id: str | None
+    created_at: float
+    finished_at: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Held:
     """A record that this process holds, with the fence under which it may act."""
 
@@ -100,6 +116,29 @@ _BY_REQUEST = (
         _t.c.requested_address == sa.bindparam('address'),
     )
     .order_by(_t.c.sequence)
+)
+# What operators look for; an empty text stands for everything.
+_CLOCK = sa.select(now().label('clock'))
+
+
+def _is_any(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+    wanted = sa.bindparam(column.name, type_=sa.String)
+    return sa.or_(wanted == '', column == wanted)
+
+
+_LISTED = (
+    sa.select(_t)
+    .where(
+        _t.c.sequence > sa.bindparam('after', type_=sa.BigInteger), _is_any(_t.c.state), _is_any(_t.c.server_id)
+    )
+    .order_by(_t.c.sequence)
+    .limit(sa.bindparam('page', type_=sa.Integer))
+)
+_RESULTS = (
+    sa.select(*(tables.history.c[field.name] for field in dataclasses.fields(Result)))
+    .where(_is_any(tables.history.c.server_id), _is_any(tables.history.c.port_id))
+    .order_by(tables.history.c.sequence.desc())
+    .limit(sa.bindparam('limit', type_=sa.Integer))
 )
 # What a record may change after it was made. A write sets all of them: one statement, prepared once.
 _MUTABLE = (
@@ -195,8 +234,10 @@ _OLD = sa.select(_t.c.id).where(
     _t.c.id == sa.bindparam('id'), _t.c.missing_since <= now() - sa.bindparam('grace', type_=sa.Double)
 )
 _RETRY = sa.update(_t).where(_t.c.id == sa.bindparam('old_id')).values(next_attempt=None)
-_FINISHED = (
-    sa.select(tables.history.c.attachment_id).where(tables.history.c.attachment_id == sa.bindparam('id')).limit(1)
+_RESULT_OF = (
+    sa.select(tables.history.c.server_id, tables.history.c.reason)
+    .where(tables.history.c.attachment_id == sa.bindparam('id'))
+    .limit(1)
 )
 _PRUNE = sa.delete(tables.history).where(
     tables.history.c.finished_at < now() - sa.bindparam('age', type_=sa.Double)
@@ -206,6 +247,9 @@ _PRUNE = sa.delete(tables.history).where(
 _SUSPECTS = sa.select(
     tables.suspects.c.port_id,
     (tables.suspects.c.first_seen <= now() - sa.bindparam('grace', type_=sa.Double)).label('is_old'),
+)
+_OLD_SUSPECTS = sa.select(tables.suspects.c.port_id).where(
+    tables.suspects.c.first_seen <= now() - sa.bindparam('grace', type_=sa.Double)
 )
 _NEW_SUSPECT = sa.insert(tables.suspects).values(first_seen=now())
 _CLEAR_SUSPECT = sa.delete(tables.suspects).where(tables.suspects.c.port_id == sa.bindparam('old_port_id'))
@@ -219,6 +263,12 @@ _KEEP_ROLE = (
     .values(_SEEN | {'owner': sa.bindparam('owner')})
 )
 _NEW_ROLE = sa.insert(tables.heartbeats).values(_SEEN)
+_RESIGN = sa.delete(tables.heartbeats).where(
+    tables.heartbeats.c.name == sa.bindparam('old_name'), tables.heartbeats.c.owner == sa.bindparam('old_owner')
+)
+_PRUNE_HEARTBEATS = sa.delete(tables.heartbeats).where(
+    tables.heartbeats.c.expires < now() - sa.bindparam('age', type_=sa.Double)
+)
 
 
 class Store:
@@ -261,6 +311,24 @@ class Store:
         row = self._fetch(_BY_ID, {'id': record_id}).first()
         return _record(row) if row else None
 
+    # ------------------------------------------------------------------ for operators
+
+    def clock(self) -> float:
+        """Now, by the clock that the times of the records are of."""
+        return float(self._fetch(_CLOCK).rows[0][0])
+
+    def listed(self, *, state: State | None = None, server_id: str = '', page: int = 500) -> Iterator[Record]:
+        """All records, or those in a state or of a server, in the order of attachment."""
+        values = {'after': 0, 'state': str(state or ''), 'server_id': server_id, 'page': page}
+        while found := [_record(row) for row in self._fetch(_LISTED, values)]:
+            yield from found
+            values['after'] = found[-1].sequence
+
+    def results(self, *, server_id: str = '', port_id: str = '', limit: int = 100) -> list[Result]:
+        """How attachments ended, the latest first: all, or those of a server or a port."""
+        values = {'server_id': server_id, 'port_id': port_id, 'limit': limit}
+        return [Result(**row._asdict()) for row in self._fetch(_RESULTS, values)]
+
     # ------------------------------------------------------------------ writing
 
     def insert(self, *, created: bool, mark: str | None = None, unmarked: bool = False, **values: Any) -> Held:
@@ -283,8 +351,7 @@ class Store:
         row |= {name: getattr(record, name) for name in _FIXED}
         row['tag'] = None if record.tag is None else json.dumps(record.tag)
         try:
-            with self._writing() as connection:
-                connection.execute(_INSERT, row)
+            self._run(_INSERT, row)
         except DuplicateEntry as error:
             raise PortTaken() from error
         return self._held(record, begun)
@@ -321,8 +388,7 @@ class Store:
 
     def ask_undo(self, record: Record) -> bool:
         """Ask the holder of an attach in progress to undo it; generation and lease stay his."""
-        with self._writing() as connection:
-            return connection.execute(_ASK_UNDO, {'old_id': record.id}).rowcount == 1
+        return self._run(_ASK_UNDO, {'old_id': record.id}) == 1
 
     def drop(self, record: Record, *, result: bool = True) -> None:
         """Delete a record that is held; its result goes to the history in the same transaction.
@@ -331,11 +397,14 @@ class Store:
         :raises LostHold: the record has changed since
         """
         held = {'old_id': record.id, 'old_generation': record.generation}
-        with self._writing() as connection:
+
+        def work(connection: prepared.Connection) -> None:
             if result:
                 connection.execute(_FINISH, held)
             if connection.execute(_DROP, held).rowcount != 1:
                 raise exceptions.LostHold()
+
+        self._transact(work)
 
     # ------------------------------------------------------------------ for the reconciler
 
@@ -375,32 +444,46 @@ class Store:
         """Whether the world has not agreed with a record for so many seconds."""
         return bool(self._fetch(_OLD, {'id': record.id, 'grace': grace}).rows)
 
-    def is_finished(self, record_id: str) -> bool:
-        """Whether a record of this id is known to have come to its end."""
-        return bool(self._fetch(_FINISHED, {'id': record_id}).rows)
+    def result_of(self, record_id: str) -> tuple[str, Reason] | None:
+        """The server and the reason of a record that is known to have come to its end."""
+        row = self._fetch(_RESULT_OF, {'id': record_id}).first()
+        return None if row is None else (row.server_id, Reason(row.reason))
 
     def retry(self, record_id: str) -> bool:
         """Have a record tried again at once; whether there is such a record."""
-        with self._writing() as connection:
-            return connection.execute(_RETRY, {'old_id': record_id}).rowcount == 1
+        return self._run(_RETRY, {'old_id': record_id}) == 1
 
     def suspect(self, port_ids: list[str], grace: float) -> set[str]:
         """Remember these suspects and no others; those that have been one for so many seconds.
 
         :param port_ids: ports of ours that have no record now
+        :raises Unavailable: another reconciler notes the same at this moment
         """
-        with self._writing() as connection:
+
+        def work(connection: prepared.Connection) -> set[str]:
             known = {row.port_id: row.is_old for row in connection.execute(_SUSPECTS, {'grace': grace})}
             for port_id in known.keys() - set(port_ids):
                 connection.execute(_CLEAR_SUSPECT, {'old_port_id': port_id})
             for port_id in set(port_ids) - known.keys():
                 connection.execute(_NEW_SUSPECT, {'port_id': port_id})
-        return {port_id for port_id in port_ids if known.get(port_id)}
+            return {port_id for port_id in port_ids if known.get(port_id)}
+
+        try:
+            return self._transact(work)
+        except DuplicateEntry as error:
+            raise exceptions.Unavailable(operator='another reconciler sweeps at this moment') from error
+
+    def old_suspects(self, grace: float) -> set[str]:
+        """Those that have been remembered for so many seconds."""
+        return {row.port_id for row in self._fetch(_OLD_SUSPECTS, {'grace': grace})}
 
     def prune(self, age: float) -> int:
-        """Forget results that are older than so many seconds; how many there were."""
-        with self._writing() as connection:
-            return connection.execute(_PRUNE, {'age': age}).rowcount
+        """Forget results that are older than so many seconds, and whom nobody has heard of for as long.
+
+        :returns: how many results there were
+        """
+        self._run(_PRUNE_HEARTBEATS, {'age': age})
+        return self._run(_PRUNE, {'age': age})
 
     def heartbeat(self, name: str, lease: float) -> bool:
         """Take or keep a role for so many seconds; False while another process has it.
@@ -408,20 +491,21 @@ class Store:
         A role of its own name gives a process a heartbeat that is never refused.
         """
         values = {'old_name': name, 'owner': owner(), 'lease': lease}
+        if self._run(_KEEP_ROLE, values | {'old_owner': values['owner']}):
+            return True
         try:
-            with self._writing() as connection:
-                if connection.execute(_KEEP_ROLE, values | {'old_owner': values['owner']}).rowcount:
-                    return True
-                connection.execute(_NEW_ROLE, {'name': name, 'owner': owner(), 'lease': lease})
-                return True
+            self._run(_NEW_ROLE, {'name': name, 'owner': owner(), 'lease': lease})
         except DuplicateEntry:
             return False
+        return True
+
+    def resign(self, name: str) -> None:
+        """Give a role up, if this process has it."""
+        self._run(_RESIGN, {'old_name': name, 'old_owner': owner()})
 
     def _note(self, statement: sa.Update, record: Record, **values: Any) -> None:
         # Not a step: it renews nobody's hold, and whoever has moved the record since is right.
-        values |= {'old_id': record.id, 'old_generation': record.generation}
-        with self._writing() as connection:
-            connection.execute(statement, values)
+        self._run(statement, values | {'old_id': record.id, 'old_generation': record.generation})
 
     def _fetch(self, statement: sa.Select[Any], values: prepared.Values = prepared.NOTHING) -> prepared.Result:
         try:
@@ -429,11 +513,13 @@ class Store:
         except DatabaseError as error:
             raise exceptions.Unavailable(operator=f'database: {error}') from error
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[prepared.Connection]:
+    def _run(self, statement: Any, values: prepared.Values) -> int:
+        """Run one statement in a transaction; how many rows it touched."""
+        return self._transact(lambda connection: connection.execute(statement, values).rowcount)
+
+    def _transact(self, work: Callable[[prepared.Connection], _T]) -> _T:
         try:
-            with self._db.prepared() as connection:
-                yield connection
+            return self._db.transact(work)
         except DuplicateEntry:
             raise
         except DatabaseError as error:
@@ -459,9 +545,8 @@ class Store:
             values |= {'owner': owner(), 'lease': self._lease}
         if statement is _POSTPONE:
             del values['next_attempt']
-        with self._writing() as connection:
-            if connection.execute(statement, values).rowcount != 1:
-                raise exceptions.LostHold()
+        if self._run(statement, values) != 1:
+            raise exceptions.LostHold()
         return self._held(changed, begun)
 
     def _held(self, record: Record, begun: float) -> Held:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from os_interface_ext.cmd import common
+from os_interface_ext.cmd import common, shell
 from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
 from os_interface_ext.inventory import loader
@@ -84,7 +84,7 @@ def show(document: dict[str, Any]) -> str:
         return projects.get(project_id) or project_id
 
     sections = [
-        _table(
+        shell.table(
             'Callers',
             ('user', 'project', 'roles', 'port quota'),
             [
@@ -97,7 +97,7 @@ def show(document: dict[str, Any]) -> str:
                 for caller in document['callers']
             ],
         ),
-        _table(
+        shell.table(
             'Networks',
             ('name', 'id', 'project', 'subnets', 'kind'),
             [
@@ -111,7 +111,7 @@ def show(document: dict[str, Any]) -> str:
                 for network in document['networks']
             ],
         ),
-        _table(
+        shell.table(
             'Servers',
             ('name', 'id', 'project', 'host', 'state'),
             [
@@ -125,7 +125,7 @@ def show(document: dict[str, Any]) -> str:
                 for server in document['servers']
             ],
         ),
-        _table(
+        shell.table(
             'Ports',
             ('name', 'id', 'network', 'addresses', 'MAC', 'status', 'device'),
             [
@@ -164,14 +164,3 @@ def _state(server: dict[str, Any]) -> Iterable[str]:
         yield server['task_state']
     if server['locked_by']:
         yield f'locked by {server["locked_by"]}'
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A titled table, as wide as its contents."""
-    # A name may hold anything, a line break included.
-    cells = [[''.join(c if c.isprintable() else '?' for c in cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    lines = [
-        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *cells]
-    ]
-    return '\n'.join([f'{title} ({len(rows)})', *(f'  {line}'.rstrip() for line in lines)]) + '\n'

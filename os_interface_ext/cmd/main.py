@@ -5,35 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import os_interface_ext
-from os_interface_ext import exceptions
+from os_interface_ext.attachments.states import State
+from os_interface_ext.cmd import shell
 
 _PROG = 'os-interface-ext'
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # One line: the usage is a --help away.
-        self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; bad input is one line on standard error and a status that is not 0."""
     options = _parser().parse_args(arguments)
-    try:
-        return _run(options)
-    except exceptions.ConfigurationError as error:
-        print(error.code, file=sys.stderr)
-    except exceptions.OsInterfaceError as error:
-        print(f'{_PROG}: {" ".join(error.operator.split())}', file=sys.stderr)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; nothing is left to be flushed at the end.
-        sys.stdout = None  # type: ignore[assignment]
-    return 1
+    return shell.status_of(_PROG, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -46,52 +29,46 @@ def _run(options: argparse.Namespace) -> int:
         from os_interface_ext.cmd import inventory
 
         return inventory.run(options)
+    if options.command == 'attachments':
+        from os_interface_ext.cmd import attachments
+
+        return attachments.run(options)
     from os_interface_ext.cmd import db
 
     return db.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=_PROG, description='The OpenStack Compute port interfaces API, and its embedded cloud.')
+    parser = shell.Parser(
+        prog=_PROG, description='The OpenStack Compute port interfaces API, and its embedded cloud.'
+    )
     parser.add_argument('--version', action='version', version=f'{_PROG} {os_interface_ext.__version__}')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     _add_serve(commands)
     _add_inventory(commands)
+    _add_attachments(commands)
     _add_db(commands)
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--config-file',
-        action='append',
-        metavar='FILE',
-        help='an ini file of the options, may be repeated (default: $OS_INTERFACE_EXT_CONFIG_FILES, else '
-        '/etc/os-interface-ext/os-interface-ext.conf if it is there)',
-    )
-    parser.add_argument(
-        '--database',
-        metavar='URL',
-        help='the database, such as sqlite:////path/file (default: the configured one)',
-    )
-
-
-def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_serve(commands: argparse._SubParsersAction[shell.Parser]) -> None:
     parser = commands.add_parser(
         'serve',
         help='serve a small cloud controller with the plug-in in it',
         description='Serve a small cloud controller with the plug-in in it, for development. Without a configured '
         'database the cloud is a temporary one, gone at the end; an empty one gets the demo inventory.',
     )
-    _add_common(parser)
+    shell.add_common(parser)
     parser.add_argument('--host', default='127.0.0.1', help='the address to listen at (default: %(default)s)')
-    parser.add_argument('--port', type=_port, default=8774, help='the port (default: %(default)s); 0: a free one')
+    parser.add_argument(
+        '--port', type=shell.port, default=8774, help='the port (default: %(default)s); 0: a free one'
+    )
     parser.add_argument('--inventory', metavar='FILE', help='what the cloud consists of (default: a demo)')
     parser.add_argument(
         '--replace', action='store_true', help='when the database holds another inventory: replace it all'
     )
     parser.add_argument(
-        '--workers', type=_positive, default=1, metavar='N', help='processes (default: %(default)s)'
+        '--workers', type=shell.positive, default=1, metavar='N', help='processes (default: %(default)s)'
     )
     parser.add_argument(
         '--allow-reset', action='store_true', help='offer POST /standalone/reset, which loads the inventory anew'
@@ -104,7 +81,7 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
 
 
-def _add_inventory(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_inventory(commands: argparse._SubParsersAction[shell.Parser]) -> None:
     parser = commands.add_parser('inventory', help='load, show or export the embedded inventory')
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
     load = actions.add_parser('load', help='load a file in the place of what is there; all of it, or nothing')
@@ -112,30 +89,50 @@ def _add_inventory(commands: argparse._SubParsersAction[_Parser]) -> None:
     load.add_argument(
         '--replace', action='store_true', help='forget the attachment records of the inventory that is replaced'
     )
-    _add_common(load)
-    _add_common(actions.add_parser('show', help='show what is there, for people'))
-    _add_common(actions.add_parser('export', help='write what is there as a file that can be loaded'))
+    shell.add_common(load)
+    shell.add_common(actions.add_parser('show', help='show what is there, for people'))
+    shell.add_common(actions.add_parser('export', help='write what is there as a file that can be loaded'))
 
 
-def _add_db(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_attachments(commands: argparse._SubParsersAction[shell.Parser]) -> None:
+    parser = commands.add_parser('attachments', help='look at the attachment records, and have one tried again')
+    actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
+    listing = actions.add_parser('list', help='the records, in the order of attachment')
+    states = [state.value for state in State]
+    listing.add_argument('--state', type=str.upper, choices=states, metavar='STATE', help=', '.join(states))
+    listing.add_argument('--server', metavar='ID', default='', help='those of one server')
+    listing.add_argument(
+        '--stuck',
+        action='store_true',
+        help='those in motion that have failed [reconciler] stuck_attempts times, or that rest for too long',
+    )
+    listing.add_argument(
+        '--stuck-age',
+        type=shell.seconds,
+        metavar='SECONDS',
+        help='for how long one in motion may rest (default: twice [reconciler] backoff_cap)',
+    )
+    show = actions.add_parser('show', help='all that is known of one record')
+    history = actions.add_parser('history', help='how attachments ended, the latest first')
+    history.add_argument('--server', metavar='ID', default='', help='those of one server')
+    history.add_argument('--port', metavar='ID', default='', help='those of one port')
+    history.add_argument(
+        '--limit', type=shell.count, default=100, metavar='N', help='how many at most (default: %(default)s)'
+    )
+    retry = actions.add_parser('retry', help='have one record tried again now, instead of at its next attempt')
+    for action in (show, retry):
+        action.add_argument('id', metavar='ID', help='of the record, or of its port')
+    for action in (listing, show, history):
+        action.add_argument('--json', action='store_true', help='for programs')
+    for action in (listing, show, history, retry):
+        shell.add_common(action)
+
+
+def _add_db(commands: argparse._SubParsersAction[shell.Parser]) -> None:
     parser = commands.add_parser('db', help='create or upgrade the schema of the database')
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
-    _add_common(actions.add_parser('sync', help='create the schema, or bring it up to date'))
-    _add_common(actions.add_parser('version', help='tell the version of the schema'))
-
-
-def _port(text: str) -> int:
-    return _number(text, 0, 65535)
-
-
-def _positive(text: str) -> int:
-    return _number(text, 1, 1000)
-
-
-def _number(text: str, lowest: int, highest: int) -> int:
-    if not (text.isascii() and text.isdigit() and lowest <= int(text[:10]) <= highest):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number from {lowest} to {highest}')
-    return int(text)
+    shell.add_common(actions.add_parser('sync', help='create the schema, or bring it up to date'))
+    shell.add_common(actions.add_parser('version', help='tell the version of the schema'))
 
 
 if __name__ == '__main__':

@@ -26,7 +26,7 @@ from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
 from os_interface_ext.extension import Extension
 from os_interface_ext.inventory import loader
-from os_interface_ext.standalone import app, process, seed, transactions
+from os_interface_ext.standalone import app, background, process, seed, transactions
 
 _DEMO = 'demo-inventory.yaml'
 
@@ -49,8 +49,16 @@ def run(options: argparse.Namespace) -> int:
         _announce(conf, sock, is_temporary=is_temporary)
         database.dispose()
         reset_to = file if options.allow_reset else None
-        process.Server(sock, options.workers, lambda: app.create(conf, reset_to)).run()
+        process.Server(sock, options.workers, lambda: _controller(conf, reset_to)).run()
     return 0
+
+
+def _controller(conf: Config, reset_to: seed.InventoryFile | None) -> app.WSGIApplication:
+    """What each worker runs."""
+    extension = Extension(conf)
+    controller = app.create(conf, reset_to, extension=extension)
+    background.start(extension.parts.reconciler)
+    return controller
 
 
 def _end(_number: int, _frame: Any) -> None:

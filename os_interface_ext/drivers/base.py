@@ -150,7 +150,8 @@ class ServerDriver(_Driver):
         """The ports of a server have changed; ``event`` is ``attached`` or ``detached``.
 
         Called before the change is answered, at least once for each change, and repeated until it
-        returns. A server that is gone is no error.
+        returns; an attach of which it cannot be told is undone. The network backend has the change by then,
+        while this API shows it only afterwards. A server that is gone is no error.
         """
 
 

@@ -26,10 +26,13 @@ _DRAIN = 8 * 1024 * 1024
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-def create(conf: cfg.ConfigOpts, reset_to: InventoryFile | None = None) -> WSGIApplication:
+def create(
+    conf: cfg.ConfigOpts, reset_to: InventoryFile | None = None, *, extension: Extension | None = None
+) -> WSGIApplication:
     """The whole controller.
 
     :param reset_to: offer ``POST /standalone/reset``, which goes back to this file
+    :param extension: the plug-in for this configuration, if it is made already
     :raises ConfigurationError: in one line, what is wrong and how it is mended
     """
     app = flask.Flask('os_interface_ext.standalone', static_folder=None)
@@ -37,7 +40,7 @@ def create(conf: cfg.ConfigOpts, reset_to: InventoryFile | None = None) -> WSGIA
     app.config['MAX_CONTENT_LENGTH'] = conf.api.max_request_body_size
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
-    extension = Extension(conf)
+    extension = extension or Extension(conf)
     extension.register(app, url_prefix='/v2.1')
     parts = extension.parts
 

@@ -1,0 +1,174 @@
+"""``attachments_changed``: at least once for each change, before it is answered, whatever comes between."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from os_interface_ext import conf as config
+from os_interface_ext import deploy, exceptions
+from os_interface_ext.attachments.manager import AttachRequest
+from os_interface_ext.attachments.states import State
+from os_interface_ext.db import schema
+from os_interface_ext.db.engine import Database
+from os_interface_ext.drivers import base
+from os_interface_ext.extension import Extension
+from tests.unit.test_manager import CTXT, PROJECT, Cloud, raising
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+class HostCloud(Cloud):
+    """Tells what it has been told, and may die or fail before or after that."""
+
+    def attachments_changed(self, *args: Any) -> None:
+        super().attachments_changed(*args)
+        self.at('after host')
+
+
+@dataclasses.dataclass
+class World:
+    cloud: HostCloud
+    parts: deploy.Parts
+    server: base.Server
+    network_id: str
+
+    def port(self) -> str:
+        return self.cloud.add_port(self.network_id, PROJECT).id
+
+    def attach(self, **wanted: Any) -> str:
+        return self.parts.manager.attach(CTXT, self.server, AttachRequest(**wanted)).port_id
+
+    def detach(self, port_id: str) -> None:
+        self.parts.manager.detach(CTXT, self.server, port_id)
+
+    def told(self) -> list[str]:
+        return self.cloud.events(self.server.id)
+
+    def records(self) -> list[State]:
+        return [record.state for record in self.parts.store.of_server(self.server.id)]
+
+    def carry_on(self) -> None:
+        """What the reconciler does when the leases and waits are over."""
+        with self.parts.database.write() as connection:
+            connection.exec_driver_sql('UPDATE osif_attachments SET lease_expires = 0, next_attempt = NULL')
+        self.parts.reconciler.carry_on()
+
+
+@pytest.fixture
+def world(tmp_path: pathlib.Path) -> World:
+    conf = config.new([], database={'connection': f'sqlite:///{tmp_path}/osif.sqlite'})
+    schema.upgrade(Database.of(conf))
+    cloud = HostCloud(conf)
+    extension = Extension(conf, server_driver=cloud, network_driver=cloud, vif_driver=cloud)
+    return World(cloud, extension.parts, cloud.add_server(PROJECT), cloud.add_network(PROJECT).id)
+
+
+def test_it_is_told_before_the_answer_of_attach_and_detach(world: World) -> None:
+    port = world.attach(port_id=world.port())
+    assert world.told() == ['attached']
+    world.detach(port)
+    assert world.told() == ['attached', 'detached']
+
+
+@pytest.mark.parametrize('point', ['before plug', 'after plug'])
+def test_an_undo_is_told(world: World, point: str) -> None:
+    world.cloud.hooks[point] = raising(exceptions.PlugFailed())
+    with pytest.raises(exceptions.PlugFailed):
+        world.attach(network_id=world.network_id)
+    assert world.told() == ['detached']
+
+
+def test_an_attach_of_which_it_could_not_be_told_is_undone(world: World) -> None:
+    world.cloud.hooks['host'] = raising(exceptions.Unavailable())
+    with pytest.raises(exceptions.Unavailable):
+        world.attach(port_id=world.port())
+    assert world.records() == []
+    assert world.told() == ['detached']
+
+
+def test_a_detach_of_which_it_could_not_be_told_goes_on_until_it_is(world: World) -> None:
+    port = world.attach(port_id=world.port())
+    for _ in range(2):
+        world.cloud.hooks['host'] = raising(ValueError('a fault of the host'))
+        world.detach(port)
+        assert world.records() == [State.RELEASING]
+        assert world.told() == ['attached']
+    world.carry_on()
+    assert world.records() == []
+    assert world.told() == ['attached', 'detached']
+
+
+def crash(world: World, point: str, act: Callable[[], object]) -> None:
+    world.cloud.hooks[point] = raising(Crash())  # type: ignore[arg-type]
+    with pytest.raises(Crash):
+        act()
+
+
+@pytest.mark.parametrize('point', ['after plug', 'host', 'after host'])
+def test_a_crash_in_an_attach_is_told_by_the_reconciler(world: World, point: str) -> None:
+    crash(world, point, lambda: world.attach(network_id=world.network_id))
+    assert world.records() == [State.PLUGGING]
+    world.carry_on()
+    assert world.records() == []
+    assert world.told()[-1] == 'detached'
+
+
+@pytest.mark.parametrize('point', ['before unplug', 'before unbind', 'host', 'after host'])
+def test_a_crash_in_a_detach_is_told_by_the_reconciler(world: World, point: str) -> None:
+    port = world.attach(port_id=world.port())
+    crash(world, point, lambda: world.detach(port))
+    assert len(world.records()) == 1
+    world.carry_on()
+    assert world.records() == []
+    assert world.told()[-1] == 'detached'
+
+
+def test_a_crash_in_an_undo_is_told_by_the_reconciler(world: World) -> None:
+    world.cloud.hooks['before plug'] = raising(exceptions.PlugFailed())
+    crash(world, 'host', lambda: world.attach(network_id=world.network_id))
+    assert world.told() == []
+    world.carry_on()
+    assert world.records() == []
+    assert world.told() == ['detached']
+
+
+def test_a_server_that_is_gone_is_told(world: World) -> None:
+    world.attach(port_id=world.port())
+    world.parts.reconciler.server_deleted(world.server.id)
+    assert world.told() == ['attached', 'detached']
+
+
+def test_a_host_that_does_not_support_it_stops_nothing(world: World) -> None:
+    world.cloud.hooks['host'] = raising(exceptions.NotSupported())
+    port = world.attach(port_id=world.port())
+    world.cloud.hooks['host'] = raising(exceptions.NotSupported())
+    world.detach(port)
+    assert world.records() == []
+
+
+def test_nobody_is_told_after_the_deadline(world: World) -> None:
+    """Whoever comes too late might tell the host of a change that another process has undone."""
+
+    def late() -> None:
+        time.sleep(0.3)
+        with world.parts.database.write() as connection:
+            connection.exec_driver_sql('UPDATE osif_attachments SET lease_expires = 0')
+        world.parts.reconciler.carry_on()
+        told.extend(world.told())
+        world.parts.store._lease = 30.0
+
+    told: list[str] = []
+    world.parts.store._lease = 0.5
+    world.cloud.hooks['after plug'] = late
+    with pytest.raises(exceptions.LostHold):
+        world.attach(network_id=world.network_id)
+    assert told == ['detached']
+    assert world.told() == ['detached']
