@@ -89,6 +89,8 @@ def from_environ(environ: Mapping[str, Any], identity: Identity | None = None) -
     """
     if identity is not None:
         ctxt = identity(environ)
+        if ctxt is not None and 'openstack.request_id' in environ:
+            ctxt.request_id = environ['openstack.request_id']
     elif IDENTITY_KEY in environ:
         ctxt = RequestContext(**environ[IDENTITY_KEY], **request_ids(environ))
     else:

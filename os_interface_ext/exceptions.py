@@ -165,6 +165,8 @@ class PortInUse(DriverError):
 class NotOurs(DriverError):
     """The port does not carry the mark that the caller named: it is left alone."""
 
+    default = 'The port was not made by this service and is left alone.'
+
 
 class BindingFailed(DriverError):
     """The network backend could not bind the port to the server's host."""
@@ -180,6 +182,8 @@ class PlugFailed(DriverError):
 
 class InProgress(DriverError):
     """The NIC is on its way out, but not gone yet: to be asked again. Never an answer of the API."""
+
+    default = 'The interface is still being taken out of the server.'
 
 
 class DeadlinePassed(Unavailable):

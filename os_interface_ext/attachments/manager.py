@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import logging
 import time
+from collections.abc import Iterable
 
 from os_interface_ext import exceptions
 from os_interface_ext.attachments.states import INWARD, OUTWARD, Reason, State
@@ -93,32 +95,46 @@ class Manager:
 
     def list(self, ctxt: RequestContext, server: base.Server) -> list[Attachment]:
         """The attachments of a server: ports without a record by id, then by order of attachment."""
-        # The ports first: one that is bound by then has its record by the time these are read, and an
-        # attach that is not complete stays hidden.
+        # The records first: what is in motion is hidden, or shown from its snapshot, whatever the network
+        # says by then. Ports that had no record are looked for once more: an attach may have begun since.
+        records = self._store.of_server(server.id)
         ports = {port.id: port for port in self._networks.list_ports(ctxt, server.id)}
+        recorded = self._take_recorded(records, ports)
+        if ports:
+            known = {record.id for record in records}
+            later = [record for record in self._store.of_server(server.id) if record.id not in known]
+            recorded += self._take_recorded(later, ports)
+        unrecorded = sorted(ports.values(), key=lambda port: port.id)
+        return [Attachment.of_port(port, port.tag) for port in unrecorded] + recorded
+
+    def _take_recorded(self, records: Iterable[Record], ports: dict[str, base.Port]) -> builtins.list[Attachment]:
+        """What the records show; their ports are taken out of ``ports``."""
         by_mark = {port.mark: port.id for port in ports.values() if port.mark}
-        recorded = []
-        for record in self._store.of_server(server.id):
+        out = []
+        for record in records:
             port_id = record.port_id or (by_mark.get(record.mark) if record.mark else None)
             shown = self._shown(record, ports.pop(port_id, None) if port_id else None)
             if shown is not None:
-                recorded.append(shown)
-        unrecorded = sorted(ports.values(), key=lambda port: port.id)
-        return [Attachment.of_port(port, port.tag) for port in unrecorded] + recorded
+                out.append(shown)
+        return out
 
     def show(self, ctxt: RequestContext, server: base.Server, port_id: str) -> Attachment:
         """One attachment of a server.
 
         :raises NotAttached: there is none, or it is not complete yet
         """
-        port = self._port_of(ctxt, server, port_id)
         record = self._record_of(port_id)
-        if record is None and port is not None:
-            record = self._record_of_mark(port)
-        if record is not None and record.server_id == server.id:
-            shown = self._shown(record, port)
+        if record is not None and record.server_id == server.id and record.state is not State.ATTACHED:
+            shown = self._shown(record, None)
         else:
-            shown = Attachment.of_port(port, port.tag) if port is not None else None
+            port = self._port_of(ctxt, server, port_id)
+            if port is not None and (record is None or record.server_id != server.id):
+                # As in a list: an attach may have begun since.
+                record = self._record_of(port_id) or self._record_of_mark(port)
+            if record is not None and record.server_id == server.id:
+                shown = self._shown(record, port)
+            else:
+                shown = Attachment.of_port(port, port.tag) if port is not None else None
         if shown is None:
             raise exceptions.NotAttached(server.id, port_id)
         return shown
@@ -157,6 +173,9 @@ class Manager:
                     raise exceptions.Busy() from motion
                 time.sleep(pause)
                 pause = min(pause * 2, 0.5)
+            # The server may have moved, or changed its state, meanwhile.
+            server = self._servers.get(ctxt, server.id)
+            _check_state(server, 'attach_interface')
 
     def _attach_port(
         self, ctxt: RequestContext, server: base.Server, request: AttachRequest, port_id: str
@@ -168,6 +187,9 @@ class Manager:
         if record is not None:
             return self._attach_recorded(ctxt, server, record)
         if port.device_id:
+            # Read before it was known that there is no record: a detach may have ended in between.
+            if self._networks.get_port(ctxt, port_id).device_id != port.device_id:
+                raise _InMotion()
             return self._already(server, port, port.tag)
         if base.vnic_capability(port.vnic_type) not in self._vifs.capabilities(ctxt, server):
             raise exceptions.PortNotUsable(port_id, f'vnic_type {port.vnic_type} cannot be plugged here')
@@ -251,26 +273,34 @@ class Manager:
         :raises NotSupported: the NIC cannot be taken out of this server
         """
         _check_state(server, 'detach_interface')
+        first: str | None = None
         for _ in range(_TURNS):
+            record = self._record_of(port_id)
+            if first is not None and (record is None or record.id != first):
+                # What was asked to go has gone; whatever is attached now was attached since.
+                return
+            first = record.id if record is not None and record.server_id == server.id else None
             try:
-                return self._detach(ctxt, server, port_id)
+                self._detach(ctxt, server, port_id, record)
             except (_InMotion, exceptions.LostHold):
                 continue  # Somebody moved the record between a look and a write: what is it now?
             except exceptions.NotAttached:
                 if not self._strict:
                     raise
-                return None
+            return
         raise exceptions.Busy()
 
-    def _detach(self, ctxt: RequestContext, server: base.Server, port_id: str) -> None:
-        record = self._record_of(port_id)
+    def _detach(self, ctxt: RequestContext, server: base.Server, port_id: str, record: Record | None) -> None:
         port = None
-        if record is None:
+        if record is None or (record.server_id == server.id and record.state is State.ATTACHED):
             port = self._port_of(ctxt, server, port_id)
             if port is None:
+                if record is not None:
+                    self._let_go(ctxt, record)
                 raise exceptions.NotAttached(server.id, port_id)
-            # A port that is being made is not on its record yet.
-            record = self._record_of_mark(port)
+            if record is None:
+                # A port that is being made is not on its record yet.
+                record = self._record_of_mark(port)
         if record is None:
             assert port is not None
             self._detach_unrecorded(ctxt, server, port)
@@ -372,8 +402,11 @@ class Manager:
 
 
 def is_sane(identifier: str) -> bool:
-    """Whether a text from a URL can be an id at all: a database takes neither NUL nor a lone surrogate."""
-    return 0 < len(identifier) <= 255 and identifier.isprintable()
+    """Whether a text from a URL can be an id at all.
+
+    A database takes neither NUL nor a lone surrogate, and some compare without the blanks at the end.
+    """
+    return 0 < len(identifier) <= 255 and identifier.isprintable() and identifier == identifier.strip()
 
 
 def _check_state(server: base.Server, operation: str) -> None:

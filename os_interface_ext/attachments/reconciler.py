@@ -16,7 +16,7 @@ from typing import Any
 from os_interface_ext import context, exceptions
 from os_interface_ext.attachments.states import INWARD, OUTWARD, Reason, State
 from os_interface_ext.attachments.stepper import Pending, Stepper, describe
-from os_interface_ext.attachments.store import Record, Store, owner
+from os_interface_ext.attachments.store import PortTaken, Record, Store, owner
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
 
@@ -164,6 +164,11 @@ class Reconciler:
         except (Pending, exceptions.NotSupported) as error:
             pending.append(f'{_line(record)}: {error}')
             LOG.info('%s goes on later: %s', _line(record), error)
+        except exceptions.Unavailable:
+            raise
+        except Exception:
+            # One record that nobody can help must not keep the others waiting.
+            LOG.exception('%s could not be carried on', _line(record))
 
     def _server_of(self, ctxt: RequestContext, record: Record) -> base.Server:
         """The server as it is now, or what the record remembers of one that is gone."""
@@ -239,11 +244,26 @@ class Reconciler:
         for record, reason in ended:
             if stop():
                 return
+            if not self._is_gone(record, reason):
+                continue
             changes: dict[str, Any] = {'state': State.UNPLUGGING, 'reason': reason}
             if dry_run:
                 report.gone.append(_line(dataclasses.replace(record, **changes)))
             else:
                 self._go_out(record, report.gone, report.pending, **changes)
+
+    def _is_gone(self, record: Record, reason: Reason) -> bool:
+        """One more look right before it is acted on: the first one may be a while ago."""
+        ctxt = context.service_context()
+        try:
+            if reason is Reason.GONE:
+                return self._has_left(ctxt, record)
+            self._servers.get(ctxt, record.server_id)
+        except exceptions.ServerNotFound:
+            return True
+        except Exception as error:
+            LOG.warning('%s could not be looked at: %s', _line(record), describe(error))
+        return False
 
     def _look_at_server(self, records: list[Record], dry_run: bool) -> list[tuple[Record, Reason]]:
         """The records of one server that are to be ended; notes are made of what is not certain yet."""
@@ -288,10 +308,12 @@ class Reconciler:
         try:
             marked = list(self._networks.find_marked(ctxt, self._store.installation))
             lost = [port for port in marked if self._is_lost(port)]
+            # Only what looks like a leak now counts as a suspect: found so twice, a grace apart.
+            leaked = {port.id for port in lost if self._is_leaked(ctxt, port)}
             if dry_run:
                 old = self._store.old_suspects(self._conf.grace)
             else:
-                old = self._store.suspect([port.id for port in lost], self._conf.grace)
+                old = self._store.suspect(sorted(leaked), self._conf.grace)
         except exceptions.NotSupported:
             return
         except Exception as error:
@@ -299,7 +321,7 @@ class Reconciler:
             return
         deletable = []
         for port in lost:
-            if port.id in old and self._is_leaked(ctxt, port):
+            if port.id in old & leaked:
                 deletable.append(port)
             else:
                 report.orphans.append(f'port {port.id} of device {port.device_id} has no record')
@@ -346,16 +368,33 @@ class Reconciler:
         return False
 
     def _delete(self, ctxt: RequestContext, port: base.Port) -> bool:
-        """Delete a port that is left over, if it is still as it was found."""
-        fence = base.Fence(0, time.monotonic() + 30.0)
+        """Delete a port that is left over, if it is still as it was found.
+
+        Under a record of its own, so that nobody attaches the port meanwhile.
+        """
+        server = base.Server(port.device_id or '', port.project_id, host=port.host)
         try:
-            if self._networks.get_port(ctxt, port.id).device_id != port.device_id or not self._is_lost(port):
+            held = self._store.insert(
+                created=True,
+                mark=port.mark,
+                server_id=server.id,
+                project_id=port.project_id,
+                port_id=port.id,
+                state=State.RELEASING,
+                reason=Reason.UNDO,
+            )
+        except PortTaken:
+            return False
+        try:
+            same = self._networks.get_port(ctxt, port.id).device_id == port.device_id
+            if not same or self._store.of_mark(port.mark or '') is not None:
+                self._store.drop(held.record, result=False)
                 return False
             LOG.warning('port %s of ours has no record and is deleted', port.id)
-            self._networks.delete(ctxt, port.id, port.mark, fence)
+            self._stepper.go_out(ctxt, server, held)
         except exceptions.PortNotFound:
-            return True
-        except Exception as error:
+            self._store.drop(held.record, result=False)
+        except (Pending, exceptions.LostHold) as error:
             LOG.warning('port %s could not be deleted: %s', port.id, describe(error))
             return False
         return True

@@ -71,7 +71,11 @@ class Stepper:
             self._undo(ctxt, server, held, error, State.RELEASING)
             raise
         try:
-            held, port = self._bind_and_plug(ctxt, server, held, port)
+            held, port = self._bind(ctxt, server, held, port)
+            plug_data = self._vifs.plug(ctxt, server, port, held.fence)
+            held = Held(dataclasses.replace(held.record, plug_data=plug_data), held.fence)
+            # Before the commit: a crash between the two leaves a record that is undone, and then told again.
+            self._tell_host(ctxt, server.id, 'attached', held.fence)
             record = self._store.settle(
                 held.record,
                 state=State.ATTACHED,
@@ -99,16 +103,12 @@ class Stepper:
         assert record.port_id is not None
         return held, self._networks.claim(ctxt, server, record.port_id, held.fence)
 
-    def _bind_and_plug(
+    def _bind(
         self, ctxt: RequestContext, server: base.Server, held: Held, port: base.Port
     ) -> tuple[Held, base.Port]:
         port = self._networks.bind(ctxt, port, server.host, held.fence)
         if self._vifs.has_side_effects:
             held = self._store.swap(held.record, state=State.PLUGGING, port_id=port.id, snapshot=Snapshot.of(port))
-        plug_data = self._vifs.plug(ctxt, server, port, held.fence)
-        held = Held(dataclasses.replace(held.record, plug_data=plug_data), held.fence)
-        # Before the commit: a crash between the two leaves a record that is undone, and then told again.
-        self._tell_host(ctxt, server.id, 'attached', held.fence)
         return held, port
 
     # ------------------------------------------------------------------ undo
@@ -189,7 +189,7 @@ class Stepper:
                 self._networks.delete(ctxt, record.port_id, record.mark, held.fence)
             except exceptions.NotOurs:
                 LOG.warning('port %s of record %s has another mark and is left alone', record.port_id, record.id)
-        elif record.port_id is not None:
+        elif record.port_id is not None and record.reason is not Reason.GONE:
             self._networks.unbind(ctxt, record.port_id, record.server_id, held.fence)
         # Before the commit: a crash between the two leaves a record whose way out is gone again.
         self._tell_host(ctxt, record.server_id, 'detached', held.fence)
@@ -206,7 +206,11 @@ class Stepper:
             port = self._networks.get_port(ctxt, record.port_id)
         except exceptions.PortNotFound:
             return False
-        return not port.device_id or port.device_id == record.server_id
+        if not port.device_id:
+            # Somebody has unbound it behind our back, and may have a use for it; an undo and the end of a
+            # server leave nothing.
+            return record.reason in (Reason.UNDO, Reason.SERVER_GONE)
+        return port.device_id == record.server_id
 
     def postpone(self, record: Record, error: Exception) -> NoReturn:
         """Leave a record that is held to a later attempt.
@@ -242,6 +246,7 @@ class Stepper:
                 self._servers.attachments_changed(ctxt, server_id, event)
 
 
-def describe(error: Exception) -> str:
-    """An error in one line, for the record and for the operator."""
-    return f'{type(error).__name__}: {error}'[:1000]
+def describe(error: BaseException) -> str:
+    """An error in one line, for the record and for the operator; of what every database can keep."""
+    text = f'{type(error).__name__}: {error}'[:1000]
+    return ''.join(character if character.isprintable() else ' ' for character in text)

@@ -239,8 +239,10 @@ _RESULT_OF = (
     .where(tables.history.c.attachment_id == sa.bindparam('id'))
     .limit(1)
 )
+# What the network took away stays known: the sweep must never take its port for a leak.
 _PRUNE = sa.delete(tables.history).where(
-    tables.history.c.finished_at < now() - sa.bindparam('age', type_=sa.Double)
+    tables.history.c.finished_at < now() - sa.bindparam('age', type_=sa.Double),
+    tables.history.c.reason != str(Reason.GONE),
 )
 
 
@@ -350,6 +352,7 @@ class Store:
         row = _encode(record) | {'id': record.id, 'lease': self._lease, 'owner': owner()}
         row |= {name: getattr(record, name) for name in _FIXED}
         row['tag'] = None if record.tag is None else json.dumps(record.tag)
+        row['request_id'] = (record.request_id or '')[:64] or None
         try:
             self._run(_INSERT, row)
         except DuplicateEntry as error:
@@ -545,8 +548,12 @@ class Store:
             values |= {'owner': owner(), 'lease': self._lease}
         if statement is _POSTPONE:
             del values['next_attempt']
-        if self._run(statement, values) != 1:
-            raise exceptions.LostHold()
+        try:
+            if self._run(statement, values) != 1:
+                raise exceptions.LostHold()
+        except DuplicateEntry as error:
+            # Another record has the port that this one was about to get.
+            raise exceptions.LostHold() from error
         return self._held(changed, begun)
 
     def _held(self, record: Record, begun: float) -> Held:

@@ -9,6 +9,7 @@ import json
 import sys
 from typing import Any
 
+from os_interface_ext.attachments.manager import is_sane
 from os_interface_ext.attachments.states import State
 from os_interface_ext.attachments.store import Record, Result, Store
 from os_interface_ext.cmd import common, shell
@@ -90,9 +91,9 @@ def _retry(options: argparse.Namespace, store: Store) -> int:
 
 
 def _find(options: argparse.Namespace, store: Store) -> Record | None:
-    found = store.get(options.id) or store.of_port(options.id)
+    found = (store.get(options.id) or store.of_port(options.id)) if is_sane(options.id) else None
     if found is None:
-        _not_found(options, ended=store.result_of(options.id) is not None)
+        _not_found(options, ended=is_sane(options.id) and store.result_of(options.id) is not None)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from oslo_config import cfg
 
@@ -15,10 +16,11 @@ DEFAULT_FILE = '/etc/os-interface-ext/os-interface-ext.conf'
 
 
 class Config(cfg.ConfigOpts):
-    """ConfigOpts that is hashed by identity, so that what belongs to one configuration can be kept by it."""
+    """ConfigOpts that keeps what belongs to one configuration (its database), for as long as it lives."""
 
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Any] = {}
 
 
 _GROUPS = (drivers, api, attachments, reconciler, database, policy)

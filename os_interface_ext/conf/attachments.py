@@ -9,8 +9,9 @@ OPTS = [
         'lease',
         default=30.0,
         min=1.0,
-        help='Seconds for which a process holds a record that it works on. It must be longer than the sum of '
-        'the time-outs of the drivers: when it has run out, another process may go on with the record.',
+        help='Seconds for which a process holds a record that it works on. Side effects '
+        'are begun in its first half alone, so that half of it must be longer than the longest of them: when '
+        'it has run out, another process may go on with the record.',
     ),
     cfg.FloatOpt(
         'wait',

@@ -7,37 +7,40 @@ import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from oslo_config import cfg
-from oslo_db import exception as db_exc
-from oslo_db.sqlalchemy import exc_filters
 from sqlalchemy.ext import compiler
 from sqlalchemy.sql import functions
 
 from os_interface_ext import exceptions
-from os_interface_ext.db import prepared
+from os_interface_ext.db import errors, prepared
+from os_interface_ext.db.errors import DatabaseError, DuplicateEntry
 from os_interface_ext.db.prepared import Connection
 
-#: How often a transaction is begun that the database takes back.
+__all__ = ['Database', 'DatabaseError', 'DuplicateEntry', 'now']
+
+#: How often a transaction is begun that the database takes back, and for how many seconds at most.
 _TURNS = 12
-#: Seconds to wait for a database server that does not answer.
+_PATIENCE = 10.0
+#: Seconds to wait for a database server that does not answer: to connect, and to be told of its death.
 _CONNECT_TIMEOUT = 5
+_ANSWER_TIMEOUT = 15
+#: Seconds to wait for a row that another transaction has locked; seconds after which a transaction is ended
+#: in which nothing happens, because its process stands still: others wait for its rows.
+_LOCK_TIMEOUT = 5
+_IDLE_TIMEOUT = 60
 
 _T = TypeVar('_T')
-
-_databases: weakref.WeakKeyDictionary[cfg.ConfigOpts, Database] = weakref.WeakKeyDictionary()
-_databases_lock = threading.Lock()
 
 
 class Database:
     """An engine that is made lazily, anew in each process, and two ways to use it.
 
-    The errors are oslo.db's (``DBDuplicateEntry``, ``DBDeadlock``, ``DBConnectionError``). oslo.db's own
-    engine factory is not used: it opens a SQLite file anew for each transaction and begins it DEFERRED.
+    The errors are those of :mod:`.errors`. oslo.db's own engine factory is not used: it opens a SQLite file
+    anew for each transaction and begins it DEFERRED.
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
@@ -50,10 +53,8 @@ class Database:
     @classmethod
     def of(cls, conf: cfg.ConfigOpts) -> Database:
         """The database of a configuration object: the same one for all that are given this object."""
-        with _databases_lock:
-            if conf not in _databases:
-                _databases[conf] = cls(conf)
-            return _databases[conf]
+        kept: dict[str, Any] = conf.kept
+        return kept.setdefault('database', kept.get('database') or cls(conf))
 
     @property
     def url(self) -> str:
@@ -101,55 +102,86 @@ class Database:
         with self._write_engine.begin() as connection:
             yield connection
 
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[sa.Connection]:
+        """As ``write``, without the time limits of a request: for changes to the schema."""
+        if self.engine.dialect.name == 'sqlite':
+            with self.write() as connection:
+                yield connection
+            return
+        engine = _create(self._conf, patient=True)
+        try:
+            with engine.begin() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+
     def fetch(self, statement: sa.Select[Any], values: prepared.Values = prepared.NOTHING) -> prepared.Result:
         """One SELECT of a request (see :mod:`.prepared`); it may be repeated, and is if a connection breaks."""
         self.engine  # noqa: B018 (made on first use)
+        assert self._read_engine is not None
+        pool = self._read_engine.pool
         try:
             return self._fetch(statement, values)
-        except db_exc.DBConnectionError:
-            # The pool may have been full of connections that a restart of the database had broken.
-            self._dispose()
+        except errors.Disconnected:
+            self._renew(pool)
             return self._fetch(statement, values)
 
     def _fetch(self, statement: sa.Select[Any], values: prepared.Values) -> prepared.Result:
         connection = self._checkout(self._read_engine)
         try:
-            return prepared.Connection(connection, self._statements).execute(statement, values)
+            return Connection(connection, self._statements).execute(statement, values)
         finally:
             connection.close()
+
+    def _renew(self, pool: sa.Pool) -> None:
+        """Give up a pool: a restart of the database has broken all that is in it."""
+        assert self._read_engine is not None
+        with self._lock:
+            # Only the first who notices: the new pool is in use already.
+            if self._read_engine.pool is pool:
+                self._read_engine.dispose()
 
     @contextlib.contextmanager
-    def prepared(self) -> Iterator[prepared.Connection]:
-        """As ``write``, for the statements of requests (see :mod:`.prepared`)."""
-        connection = self._checkout(self.engine)
+    def prepared(self) -> Iterator[Connection]:
+        """As ``write``, for the statements of requests (see :mod:`.prepared`).
+
+        :raises CommitLost: whether it is committed is not known; after any other error nothing is
+        """
+        raw = self._checkout(self.engine)
+        connection = Connection(raw, self._statements)
         try:
             if self._begin:
-                connection.execute(self._begin)
-            yield prepared.Connection(connection, self._statements)
+                connection.begin(self._begin)
+            yield connection
             connection.commit()
-        except BaseException as error:
-            with contextlib.suppress(Exception):
-                connection.rollback()
-            if isinstance(error, self._statements.dialect.loaded_dbapi.Error):
-                raise self._statements.translate(error, 'COMMIT', connection) from error
+        except BaseException:
+            connection.rollback()
             raise
         finally:
-            connection.close()
+            raw.close()
 
     def transact(self, work: Callable[[Connection], _T]) -> _T:
-        """Do ``work`` in one transaction; again, while the database takes it back to end a deadlock.
+        """Do ``work`` in one transaction; again, while the database takes it back.
 
-        :raises DBDeadlock: it went on doing so
+        That ends a deadlock, or a long wait for a lock; or the connection broke before the commit. Nothing is
+        written then, and ``work`` is called once more: it must bear that. A commit whose answer was lost is
+        never repeated here: only the caller knows what it would do a second time.
+
+        :raises Deadlock: it went on doing so
+        :raises CommitLost: whether it is committed is not known; after any other error nothing is
         """
-        for attempt in range(_TURNS):
+        give_up = time.monotonic() + _PATIENCE
+        for turn in range(1, _TURNS + 1):
             try:
                 with self.prepared() as connection:
                     return work(connection)
-            except db_exc.DBDeadlock:
-                if attempt == _TURNS - 1:
-                    raise
+            except errors.TRANSIENT:
                 # Not in step with the other one.
-                time.sleep(random.uniform(0.0, 0.005 * 2 ** min(attempt, 6)))
+                pause = random.uniform(0.0, 0.005 * 2 ** min(turn, 6))
+                if turn == _TURNS or time.monotonic() + pause > give_up:
+                    raise
+                time.sleep(pause)
         raise AssertionError
 
     def _checkout(self, engine: sa.Engine | None) -> Any:
@@ -169,9 +201,12 @@ class Database:
             engine.dispose(close=close)  # type: ignore[union-attr]
 
 
-def _create(conf: Any, **more: Any) -> sa.Engine:
+def _create(conf: Any, *, patient: bool = False, **more: Any) -> sa.Engine:
     try:
         url = sa.make_url(conf.connection)
+        if url.get_backend_name() == 'mariadb':
+            # One name for both: the tables have options for it.
+            url = url.set(drivername=url.drivername.replace('mariadb', 'mysql', 1))
         options: dict[str, Any] = {'pool_recycle': conf.connection_recycle_time}
         if url.get_backend_name() == 'sqlite':
             if not url.database or url.database == ':memory:':
@@ -184,9 +219,7 @@ def _create(conf: Any, **more: Any) -> sa.Engine:
             options['pool_pre_ping'] = True
             # Of all of them: InnoDB's own default locks gaps, and gives deadlocks for it.
             options['isolation_level'] = 'READ COMMITTED'
-            options['connect_args'] = {'connect_timeout': _CONNECT_TIMEOUT} | (
-                {'charset': 'utf8mb4'} if url.get_backend_name() in ('mysql', 'mariadb') else {}
-            )
+            options['connect_args'] = _connect_args(url, patient)
         engine = sa.create_engine(
             url,
             poolclass=sa.QueuePool,
@@ -204,11 +237,48 @@ def _create(conf: Any, **more: Any) -> sa.Engine:
             f'option [database] connection: its driver is missing ({error}): '
             'install os-interface-ext[postgresql] or os-interface-ext[mysql]'
         ) from error
-    exc_filters.register_engine(engine)
+    sa.event.listen(engine, 'handle_error', errors.translated, retval=True)
     if engine.dialect.name == 'sqlite':
         sa.event.listen(engine, 'connect', _sqlite_connect)
         sa.event.listen(engine, 'begin', _sqlite_begin)
+    elif engine.dialect.name == 'postgresql' and not patient:
+        sa.event.listen(engine, 'connect', _postgresql_connect)
     return engine
+
+
+def _connect_args(url: sa.URL, patient: bool) -> dict[str, Any]:
+    """Limits for what a server that is gone, or another client of it, can hold up; the URL may name others."""
+    found: dict[str, Any] = {'connect_timeout': _CONNECT_TIMEOUT}
+    if url.get_backend_name() == 'postgresql':
+        found |= {
+            'keepalives_idle': _ANSWER_TIMEOUT // 2,
+            'keepalives_interval': _ANSWER_TIMEOUT // 4,
+            'keepalives_count': 2,
+            'tcp_user_timeout': _ANSWER_TIMEOUT * 1000,
+        }
+    else:
+        found['charset'] = 'utf8mb4'
+        # In UTC no hour comes twice; in TRADITIONAL nothing is cut off to fit.
+        found['init_command'] = "SET SESSION time_zone = '+00:00', sql_mode = 'TRADITIONAL'"
+        if not patient:
+            found['init_command'] += (
+                f', innodb_lock_wait_timeout = {_LOCK_TIMEOUT}'
+                f' /*M!100300 , idle_transaction_timeout = {_IDLE_TIMEOUT} */'
+            )
+            found |= {'read_timeout': _ANSWER_TIMEOUT, 'write_timeout': _ANSWER_TIMEOUT}
+    return {name: value for name, value in found.items() if name not in url.query}
+
+
+def _postgresql_connect(connection: Any, _record: Any) -> None:
+    autocommit = connection.autocommit
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute(
+        f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT}s', false),"
+        f" set_config('idle_in_transaction_session_timeout', '{_IDLE_TIMEOUT}s', false)"
+    )
+    cursor.close()
+    connection.autocommit = autocommit
 
 
 def _sqlite_connect(connection: Any, _record: Any) -> None:
@@ -250,7 +320,3 @@ def _now_postgresql(element: now, compiler: Any, **kw: Any) -> str:
 @compiler.compiles(now, 'mariadb')
 def _now_mysql(element: now, compiler: Any, **kw: Any) -> str:
     return 'CAST(unix_timestamp(sysdate(6)) AS double)'
-
-
-DuplicateEntry = db_exc.DBDuplicateEntry
-DatabaseError = db_exc.DBError

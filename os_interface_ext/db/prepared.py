@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from oslo_db.sqlalchemy import exc_filters
+
+from os_interface_ext.db import errors
 
 Values = Mapping[str, Any]
 NOTHING: Values = types.MappingProxyType({})
@@ -94,7 +95,7 @@ class Connection:
     def execute(self, statement: Any, values: Values | Sequence[Values] = NOTHING) -> Result:
         """Run a statement; several times over if ``values`` is a list.
 
-        :raises oslo_db.exception.DBError:
+        :raises DatabaseError:
         """
         many = not isinstance(values, Mapping)
         first: Values = values[0] if many else values  # type: ignore[index,assignment]
@@ -111,6 +112,29 @@ class Connection:
                 cursor.close()
         except self._statements.dialect.loaded_dbapi.Error as error:
             raise self._statements.translate(error, compiled.sql, self._connection) from error
+
+    def begin(self, sql: str) -> None:
+        """Begin a transaction, on a database that does not do so by itself."""
+        try:
+            self._connection.execute(sql)
+        except self._statements.dialect.loaded_dbapi.Error as error:
+            raise self._statements.translate(error, sql, self._connection) from error
+
+    def commit(self) -> None:
+        """:raises CommitLost: whether it is committed is not known"""
+        try:
+            self._connection.commit()
+        except self._statements.dialect.loaded_dbapi.Error as error:
+            found = self._statements.translate(error, 'COMMIT', self._connection)
+            raise found if isinstance(found, errors.REFUSED) else errors.CommitLost(found) from error
+
+    def rollback(self) -> None:
+        """Give up what was done; a connection that does not even do that is given up with it."""
+        try:
+            self._connection.rollback()
+        except Exception as error:
+            if self._connection.is_valid:
+                self._connection.invalidate(error)
 
     def scalar(self, statement: Any, values: Values = NOTHING) -> Any:
         """The first cell of the first row; None if there is no row."""
@@ -141,7 +165,7 @@ class Statements:
         return found
 
     def translate(self, error: Exception, sql: str, connection: Any) -> Exception:
-        """An error of the DBAPI as oslo.db has it; a broken connection leaves the pool."""
+        """An error of the DBAPI under its common name; a broken connection leaves the pool."""
         dbapi = self.dialect.loaded_dbapi
         gone = self.dialect.is_disconnect(error, getattr(connection, 'dbapi_connection', None), None)  # type: ignore[arg-type]
         context = types.SimpleNamespace(
@@ -159,7 +183,10 @@ class Statements:
                 dialect=self.dialect,
             ),
         )
-        translated = exc_filters.handler(context)
-        if context.is_disconnect:
+        try:
+            found = errors.translated(context) or context.sqlalchemy_exception
+        except sa.exc.SQLAlchemyError as untranslated:
+            found = untranslated
+        if context.is_disconnect and connection.is_valid:
             connection.invalidate(error)
-        return translated or context.sqlalchemy_exception  # type: ignore[no-any-return]
+        return found if isinstance(found, errors.DatabaseError) else errors.DatabaseError(found)

@@ -8,9 +8,14 @@ import sqlalchemy as sa
 
 from os_interface_ext import exceptions
 from os_interface_ext.db import tables
-from os_interface_ext.db.engine import Database, DatabaseError
+from os_interface_ext.db.engine import Database
+from os_interface_ext.db.errors import DatabaseError
 
 _CURE = 'run "os-interface-ext db sync"'
+#: "osif" in ASCII: the lock in PostgreSQL under which the schema is changed.
+_LOCK = 0x6F736966
+#: Seconds to wait for it in MySQL.
+_LOCK_TIMEOUT = 60
 
 
 def version(database: Database) -> str | None:
@@ -70,10 +75,22 @@ def upgrade(database: Database) -> None:
         except OSError as error:
             raise _unreachable(database, error) from error
     try:
-        with database.write() as connection:
+        with database.patient() as connection:
+            _lock(connection)
             migrations.upgrade(connection)
     except (DatabaseError, sa.exc.SQLAlchemyError) as error:
         raise _unreachable(database, error) from error
+
+
+def _lock(connection: sa.Connection) -> None:
+    """Wait for whoever changes the schema at the same time; until the connection ends nobody else does."""
+    if connection.dialect.name == 'postgresql':
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    elif connection.dialect.name == 'mysql':
+        # A lock of the whole server, not of the database.
+        name = sa.func.left(sa.func.concat('osif ', sa.func.database()), 64)
+        if not connection.scalar(sa.select(sa.func.get_lock(name, _LOCK_TIMEOUT))):
+            raise DatabaseError('somebody else is changing the schema')
 
 
 def _check_file(path: str) -> None:

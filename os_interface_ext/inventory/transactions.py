@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from oslo_db import exception as db_exc
 
 from os_interface_ext import exceptions
+from os_interface_ext.db import errors
 from os_interface_ext.db.engine import Database, DatabaseError
 from os_interface_ext.db.prepared import Connection, Result, Values
 
@@ -31,16 +31,17 @@ def fetch(database: Database, statement: sa.Select[Any], values: Values) -> Resu
 
 
 def write(database: Database, work: Callable[[Connection], _T]) -> _T:
-    """Do ``work`` in one transaction; again, while the database takes it back to end a deadlock.
+    """Do ``work`` in one transaction; again, while the database takes it back.
 
     :raises Outdated: nothing was written: another transaction has changed what ``work`` built on
-    :raises UnknownOutcome: the database failed, perhaps after the commit
+    :raises Unavailable: nothing was written: the database does not answer, or goes on taking it back
+    :raises UnknownOutcome: the answer to the commit was lost
     """
     try:
         return database.transact(work)
-    except (db_exc.DBDuplicateEntry, db_exc.DBReferenceError) as error:
+    except (errors.DuplicateEntry, errors.ReferenceError) as error:
         raise Outdated(error) from error
-    except db_exc.DBDeadlock as error:
-        raise exceptions.Unavailable(operator=f'database: {error}') from error
-    except DatabaseError as error:
+    except errors.CommitLost as error:
         raise exceptions.UnknownOutcome(operator=f'database: {error}') from error
+    except DatabaseError as error:
+        raise exceptions.Unavailable(operator=f'database: {error}') from error

@@ -10,7 +10,7 @@ import flask
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from os_interface_ext import conf as config
-from os_interface_ext import deploy
+from os_interface_ext import deploy, exceptions
 from os_interface_ext.api import faults, views
 from os_interface_ext.extension import Extension
 
@@ -54,6 +54,7 @@ def api_factory(
 
     ``auth_strategy = keystone`` warns of drivers that are for development.
     """
+    _refuse_unknown('app', local_conf)
     return make_application(_extension(config_file, auth_strategy), _prefix(url_prefix))
 
 
@@ -65,12 +66,25 @@ def filter_factory(
     **local_conf: str,
 ) -> Callable[[WSGIApplication], Filter]:
     """``use = egg:os-interface-ext#os_interface``; options as those of the application."""
+    _refuse_unknown('filter', local_conf)
     extension = _extension(config_file, auth_strategy)
     return lambda application: Filter(application, extension, _prefix(url_prefix))
 
 
+def _refuse_unknown(kind: str, options: Mapping[str, str]) -> None:
+    if options:
+        raise exceptions.ConfigurationError(
+            f'paste {kind} of os-interface-ext: unknown options {", ".join(sorted(options))}: '
+            'remove them (known: config_file, url_prefix, auth_strategy)'
+        )
+
+
 def _extension(config_file: str | None, auth_strategy: str) -> Extension:
     conf = config.new([config_file] if config_file else None)
+    if auth_strategy not in ('', 'keystone', 'static_tokens'):
+        raise exceptions.ConfigurationError(
+            f'paste option auth_strategy: {auth_strategy!r} is unknown: set keystone or static_tokens'
+        )
     extension = Extension(conf)
     if auth_strategy == 'keystone':
         deploy.warn_of_development_drivers(conf)

@@ -279,9 +279,8 @@ def render(results: Table, seconds: float) -> str:
             row = [results[name].get(scenario, {}).get(point, '-') for name in databases]
             cells += [cell for cell in row if cell != '-']
             lines.append(f'  {point:<50}' + ''.join(f'{cell:>22}' for cell in row))
-    lines.append(
-        f'{len(cells)} processes killed, {seconds:.0f} s; points with a leak or a loss: {cells.count(FAILED)}'
-    )
+    lost = cells.count(FAILED)
+    lines.append(f'{len(cells)} processes killed in {seconds:.0f} s; points with a leak or a loss: {lost}')
     return '\n'.join(lines)
 
 

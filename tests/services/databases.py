@@ -48,6 +48,10 @@ class DatabaseServer:
         self._initialize()
         self.start()
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         log = (self.folder.parent / f'{self.folder.name}.log').open('ab')

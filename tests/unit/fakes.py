@@ -6,8 +6,9 @@ import contextlib
 import json
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+import sqlalchemy as sa
 
 from os_interface_ext import conf
 from os_interface_ext.db import tables as records
@@ -102,8 +103,8 @@ class SQLWorld:
     Making the tables takes longer than a test: one world serves many, and each backend begins it anew.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.conf = conf.new([], database={'connection': f'sqlite:///{directory}/inventory.sqlite'})
+    def __init__(self, url: str) -> None:
+        self.conf = conf.new([], database={'connection': url})
         self._database = Database.of(self.conf)
         self._ids = {
             name: contract.new_id()
@@ -130,7 +131,7 @@ class SQLWorld:
             driver=SQLServerDriver(self.conf),
             server=self._servers['first'],
             foreign_server=self._servers['foreign'],
-            remove_server=lambda server_id: self._execute('DELETE FROM osif_servers WHERE id = ?', (server_id,)),
+            remove_server=lambda server_id: self._execute('DELETE FROM osif_servers WHERE id = :id', id=server_id),
             unreachable=lambda: self._without('osif_servers'),
         )
 
@@ -224,6 +225,6 @@ class SQLWorld:
         finally:
             self._execute(f'ALTER TABLE away RENAME TO {table}')
 
-    def _execute(self, statement: str, values: tuple[str, ...] = ()) -> None:
+    def _execute(self, statement: str, **values: str) -> None:
         with self._database.write() as connection:
-            connection.exec_driver_sql(statement, values)
+            connection.execute(sa.text(statement), values)

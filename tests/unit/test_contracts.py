@@ -75,7 +75,7 @@ class TestMinimalNetworks(networks.NetworkDriverContract):
 
 @pytest.fixture(scope='module')
 def sql_world(tmp_path_factory: pytest.TempPathFactory) -> SQLWorld:
-    return SQLWorld(tmp_path_factory.mktemp('sql'))
+    return SQLWorld(f'sqlite:///{tmp_path_factory.mktemp("sql")}/inventory.sqlite')
 
 
 class TestSQLServers(servers.ServerDriverContract):

@@ -82,8 +82,9 @@ def test_who_died_at_any_point_is_carried_on(world: World, scenario: Scenario) -
 
 
 @scenarios
+@pytest.mark.parametrize('finished', [True, False], ids=['finished', 'begun'])
 def test_a_slow_worker_does_nothing_more(
-    world: World, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+    world: World, scenario: Scenario, finished: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch)
     for point, on in points_of(world, scenario):
@@ -92,20 +93,26 @@ def test_a_slow_worker_does_nothing_more(
             continue
         subject = begin(world, scenario)
         process = world.start()
+        # The host may hear of a change twice, when that is what the worker was about to tell.
+        told = 'attachments_changed' in point
         seen: list[Any] = []
 
-        def overtake(seen: list[Any] = seen) -> None:
+        def overtake(told: bool = told, seen: list[Any] = seen) -> None:
             held = [record for record in world.records() if record.owner]
             clock.advance(60.0)
+            if not finished:
+                for method in ('unplug', 'unbind', 'delete'):
+                    world.process.faults.add(f'before {method}', fail(exceptions.Unavailable()), times=None)
             world.reconcile()
             if held:
-                seen.append((world.state_of_cloud(), world.rows(tables.attachments, tables.history)))
+                seen.append(what_is(world, events=not told))
 
         process.faults.add(point, overtake, on=on)
         answer = act(world, process, scenario, subject)
+        world.process.faults.clear()
         try:
             for then in seen:
-                assert then == (world.state_of_cloud(), world.rows(tables.attachments, tables.history))
+                assert then == what_is(world, events=not told)
             if seen and scenario.attaches:
                 assert answer is None
             world.reconcile()
@@ -116,6 +123,18 @@ def test_a_slow_worker_does_nothing_more(
                 assert world.records() == []
         except AssertionError as error:
             raise AssertionError(f'{point} #{on}: {error}') from error
+
+
+def what_is(world: World, *, events: bool) -> Any:
+    heard = {server: list(told) for server, told in world.cloud._events.items()} if events else None
+    return world.state_of_cloud(), world.rows(tables.attachments, tables.history), heard
+
+
+def fail(error: Exception) -> Callable[[], None]:
+    def action() -> None:
+        raise error
+
+    return action
 
 
 # ------------------------------------------------------------------ the world moves, in each state
@@ -268,13 +287,6 @@ def configure(world: World) -> Iterator[Callable[..., None]]:
     yield set_options
     for name, value in before.items():
         world.conf.set_override(name, value, group='reconciler')
-
-
-def fail(error: Exception) -> Callable[[], None]:
-    def action() -> None:
-        raise error
-
-    return action
 
 
 def test_back_off_grows_to_its_cap_and_is_kept(
@@ -574,11 +586,28 @@ def test_a_port_attached_while_the_sweep_looks_is_left_alone(world: World) -> No
     port_id = add_marked(world)
     world.process.reconciler.once()
     sweeping = world.start()
-    # Between the look at the port and the delete.
-    sweeping.faults.add('before get_port', lambda: world.attach(port_id=port_id))
+    sweeping.faults.add('after find_marked', lambda: world.attach(port_id=port_id))
     report = sweeping.reconciler.once()
     assert report.deleted == []
     assert world.shown() == [port_id]
+
+
+def test_a_port_that_is_being_swept_cannot_be_attached(world: World) -> None:
+    port_id = add_marked(world)
+    world.process.reconciler.once()
+    sweeping = world.start()
+    refused = []
+
+    def attach() -> None:
+        with pytest.raises(exceptions.Busy):
+            world.attach(port_id=port_id)
+        refused.append(True)
+
+    # Between the last look at the port and the delete.
+    sweeping.faults.add('before delete', attach)
+    assert sweeping.reconciler.once().deleted == [f'port {port_id}']
+    assert refused == [True]
+    world.nothing_left()
 
 
 def test_an_attach_in_progress_is_no_leak(world: World) -> None:
@@ -683,7 +712,7 @@ def test_a_look_leaves_a_heartbeat_and_prunes(world: World, configure: Callable[
     configure(history_days=1)
     world.process.reconciler.once()
     assert 'old' not in {row.attachment_id for row in world.history()}
-    assert len(world.history()) == 3
+    assert len(world.history()) == 4
     [heartbeat] = world.rows(tables.heartbeats)['osif_heartbeats']
     assert heartbeat[0] == f'reconciler {owner()}'
     assert heartbeat[2] == pytest.approx(world.process.store.clock(), abs=60.0)
@@ -710,7 +739,7 @@ def test_reconcilers_side_by_side_do_nothing_twice(world: World) -> None:
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         reports = list(pool.map(lambda process: process.reconciler.once(), side_by_side))
     assert sum(len(report.carried_on) for report in reports) == 12
-    assert sorted(row.attempts for row in world.history()) == [1] * 12
+    assert [row.attempts for row in world.history() if row.reason == 'detach'] == [1] * 12
     for method in ('unplug', 'delete'):
         calls = sum(process.faults.passed.count(f'after {method}') for process in side_by_side)
         assert 12 <= calls <= 12 + (method == 'delete') * 12

@@ -1,6 +1,6 @@
 """The schema of the database: migrations and tables say the same, and a wrong one is refused."""
 
-import pathlib
+from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -15,8 +15,10 @@ from os_interface_ext.inventory import tables as inventory_tables
 
 
 @pytest.fixture
-def database(tmp_path: pathlib.Path) -> Database:
-    return Database.of(config.new([], database={'connection': f'sqlite:///{tmp_path}/osif.sqlite'}))
+def database(empty_database_url: str) -> Iterator[Database]:
+    database = Database.of(config.new([], database={'connection': empty_database_url}))
+    yield database
+    database.dispose()
 
 
 def test_migrations_make_the_tables_that_the_code_uses(database: Database) -> None:

@@ -19,8 +19,8 @@ def head() -> str | None:
     return script.ScriptDirectory.from_config(_config()).get_current_head()
 
 
-def upgrade(connection: sa.Connection) -> None:
+def upgrade(connection: sa.Connection, revision: str = 'head') -> None:
     """Run what is missing, within the transaction of the caller."""
     settings = _config()
     settings.attributes['connection'] = connection
-    command.upgrade(settings, 'head')
+    command.upgrade(settings, revision)

@@ -5,12 +5,14 @@ import uuid
 import sqlalchemy as sa
 from alembic import op
 
+from os_interface_ext.db.migrations.resumable import create_index, create_table
+
 revision = '0001'
 down_revision = None
 
 
 def upgrade() -> None:
-    op.create_table(
+    create_table(
         'osif_attachment_history',
         sa.Column(
             'sequence', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), autoincrement=True, nullable=False
@@ -30,13 +32,13 @@ def upgrade() -> None:
         mysql_collate='utf8mb4_bin',
         mysql_engine='InnoDB',
     )
-    op.create_index(
+    create_index(
         op.f('osif_attachment_history_finished_at_idx'), 'osif_attachment_history', ['finished_at'], unique=False
     )
-    op.create_index(
+    create_index(
         op.f('osif_attachment_history_server_id_idx'), 'osif_attachment_history', ['server_id'], unique=False
     )
-    op.create_table(
+    create_table(
         'osif_attachments',
         sa.Column(
             'sequence', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), autoincrement=True, nullable=False
@@ -72,11 +74,11 @@ def upgrade() -> None:
         mysql_collate='utf8mb4_bin',
         mysql_engine='InnoDB',
     )
-    op.create_index(op.f('osif_attachments_server_id_idx'), 'osif_attachments', ['server_id'], unique=False)
-    op.create_index(
+    create_index(op.f('osif_attachments_server_id_idx'), 'osif_attachments', ['server_id'], unique=False)
+    create_index(
         'osif_attachments_state_next_attempt_idx', 'osif_attachments', ['state', 'next_attempt'], unique=False
     )
-    op.create_table(
+    create_table(
         'osif_callers',
         sa.Column('token', sa.String(length=255), nullable=False),
         sa.Column('user_id', sa.String(length=255), nullable=False),
@@ -89,13 +91,13 @@ def upgrade() -> None:
         mysql_collate='utf8mb4_bin',
         mysql_engine='InnoDB',
     )
-    op.create_table(
+    create_table(
         'osif_installation',
         sa.Column('id', sa.Integer(), autoincrement=False, nullable=False),
         sa.Column('uuid', sa.String(length=36), nullable=False),
         sa.PrimaryKeyConstraint('id', name=op.f('osif_installation_pkey')),
     )
-    op.create_table(
+    create_table(
         'osif_inventory',
         sa.Column('id', sa.Integer(), autoincrement=False, nullable=False),
         sa.Column('digest', sa.String(length=64), nullable=False),
@@ -104,7 +106,7 @@ def upgrade() -> None:
         mysql_collate='utf8mb4_bin',
         mysql_engine='InnoDB',
     )
-    op.create_table(
+    create_table(
         'osif_networks',
         sa.Column('id', sa.String(length=255), nullable=False),
         sa.Column('name', sa.String(length=255), nullable=False),
@@ -118,8 +120,8 @@ def upgrade() -> None:
         mysql_collate='utf8mb4_bin',
         mysql_engine='InnoDB',
     )
-    op.create_index(op.f('osif_networks_project_id_idx'), 'osif_networks', ['project_id'], unique=False)
-    op.create_table(
+    create_index(op.f('osif_networks_project_id_idx'), 'osif_networks', ['project_id'], unique=False)
+    create_table(
         'osif_quotas',
         sa.Column('project_id', sa.String(length=255), nullable=False),
         sa.Column('ports', sa.Integer(), nullable=False),
@@ -128,7 +130,7 @@ def upgrade() -> None:
         mysql_collate='utf8mb4_bin',
         mysql_engine='InnoDB',
     )
-    op.create_table(
+    create_table(
         'osif_servers',
         sa.Column('id', sa.String(length=255), nullable=False),
         sa.Column('name', sa.String(length=255), nullable=False),
@@ -143,8 +145,8 @@ def upgrade() -> None:
         mysql_collate='utf8mb4_bin',
         mysql_engine='InnoDB',
     )
-    op.create_index(op.f('osif_servers_project_id_idx'), 'osif_servers', ['project_id'], unique=False)
-    op.create_table(
+    create_index(op.f('osif_servers_project_id_idx'), 'osif_servers', ['project_id'], unique=False)
+    create_table(
         'osif_network_shares',
         sa.Column('network_id', sa.String(length=255), nullable=False),
         sa.Column('project_id', sa.String(length=255), nullable=False),
@@ -159,10 +161,8 @@ def upgrade() -> None:
         mysql_collate='utf8mb4_bin',
         mysql_engine='InnoDB',
     )
-    op.create_index(
-        op.f('osif_network_shares_project_id_idx'), 'osif_network_shares', ['project_id'], unique=False
-    )
-    op.create_table(
+    create_index(op.f('osif_network_shares_project_id_idx'), 'osif_network_shares', ['project_id'], unique=False)
+    create_table(
         'osif_ports',
         sa.Column('id', sa.String(length=255), nullable=False),
         sa.Column('name', sa.String(length=255), nullable=False),
@@ -189,10 +189,10 @@ def upgrade() -> None:
         mysql_collate='utf8mb4_bin',
         mysql_engine='InnoDB',
     )
-    op.create_index(op.f('osif_ports_device_id_idx'), 'osif_ports', ['device_id'], unique=False)
-    op.create_index(op.f('osif_ports_network_id_idx'), 'osif_ports', ['network_id'], unique=False)
-    op.create_index(op.f('osif_ports_project_id_idx'), 'osif_ports', ['project_id'], unique=False)
-    op.create_table(
+    create_index(op.f('osif_ports_device_id_idx'), 'osif_ports', ['device_id'], unique=False)
+    create_index(op.f('osif_ports_network_id_idx'), 'osif_ports', ['network_id'], unique=False)
+    create_index(op.f('osif_ports_project_id_idx'), 'osif_ports', ['project_id'], unique=False)
+    create_table(
         'osif_subnets',
         sa.Column('id', sa.String(length=255), nullable=False),
         sa.Column('network_id', sa.String(length=255), nullable=False),
@@ -209,7 +209,7 @@ def upgrade() -> None:
         mysql_collate='utf8mb4_bin',
         mysql_engine='InnoDB',
     )
-    op.create_table(
+    create_table(
         'osif_addresses',
         sa.Column('port_id', sa.String(length=255), nullable=False),
         sa.Column('position', sa.Integer(), autoincrement=False, nullable=False),
@@ -228,7 +228,7 @@ def upgrade() -> None:
         mysql_collate='utf8mb4_bin',
         mysql_engine='InnoDB',
     )
-    op.create_table(
+    create_table(
         'osif_allocation_pools',
         sa.Column('subnet_id', sa.String(length=255), nullable=False),
         sa.Column('position', sa.Integer(), autoincrement=False, nullable=False),

@@ -5,6 +5,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from os_interface_ext.db.migrations.resumable import create_table
+
 revision = '0002'
 down_revision = '0001'
 
@@ -12,14 +14,14 @@ _OPTIONS: dict[str, Any] = {'mysql_engine': 'InnoDB', 'mysql_charset': 'utf8mb4'
 
 
 def upgrade() -> None:
-    op.create_table(
+    create_table(
         'osif_suspects',
         sa.Column('port_id', sa.String(255), nullable=False),
         sa.Column('first_seen', sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint('port_id', name=op.f('osif_suspects_pkey')),
         **_OPTIONS,
     )
-    op.create_table(
+    create_table(
         'osif_heartbeats',
         sa.Column('name', sa.String(255), nullable=False),
         sa.Column('owner', sa.String(255), nullable=False),
