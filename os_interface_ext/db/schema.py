@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 
 import sqlalchemy as sa
 
@@ -94,10 +96,13 @@ def _lock(connection: sa.Connection) -> None:
 
 
 def _check_file(path: str) -> None:
-    # Left to SQLite, oslo.db would log a traceback of it.
-    with open(path, 'rb') as file:
-        if file.read(16) not in (b'', b'SQLite format 3\0'):
-            raise OSError('file is not a database')
+    # By SQLite: who else opens and closes the file drops the locks of all connections of this process, and
+    # other processes then take its WAL away. Not through the engine: oslo.db would log a traceback.
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute('PRAGMA schema_version')
+    except sqlite3.DatabaseError as error:
+        raise OSError(str(error)) from error
 
 
 def _unreachable(database: Database, error: Exception) -> exceptions.ConfigurationError:

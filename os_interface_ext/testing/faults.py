@@ -48,7 +48,6 @@ import signal
 import threading
 import time
 import urllib.parse
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -147,11 +146,13 @@ class Faults:
 
         :raises ConfigurationError: one cannot be understood
         """
+        kept = _kept(conf)
         with _configured_lock:
-            if conf not in _configured:
+            if 'faults' not in kept:
                 conf.register_opts(OPTS, group=GROUP)
-                _configured[conf] = cls.parse(conf[GROUP].faults)
-            return _configured[conf]
+                kept['faults'] = cls.parse(conf[GROUP].faults)
+            faults: Faults = kept['faults']
+            return faults
 
     @classmethod
     def parse(cls, texts: list[str]) -> Faults:
@@ -213,9 +214,13 @@ class Faults:
         database.prepared = prepared
 
 
-_configured: weakref.WeakKeyDictionary[cfg.ConfigOpts, Faults] = weakref.WeakKeyDictionary()
 _configured_lock = threading.Lock()
-_made: weakref.WeakKeyDictionary[cfg.ConfigOpts, dict[type, Any]] = weakref.WeakKeyDictionary()
+
+
+def _kept(conf: Any) -> dict[str, Any]:
+    """What lives as long as a configuration."""
+    kept: dict[str, Any] = conf.kept
+    return kept
 
 
 def _parse_into(faults: Faults, text: str) -> None:
@@ -317,7 +322,7 @@ def _by_name(option: str, conf: cfg.ConfigOpts) -> Any:
         found: Any = stevedore_driver.DriverManager(namespace, name)
     except NoMatches as error:
         raise exceptions.ConfigurationError(f'option [{GROUP}] {option}: {name!r} is not installed') from error
-    made = _made.setdefault(conf, {})
+    made = _kept(conf).setdefault('faulty drivers', {})
     if found.driver not in made:
         made[found.driver] = wrap(found.driver(conf), faults)
     return made[found.driver]

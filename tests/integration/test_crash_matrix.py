@@ -297,7 +297,8 @@ def test_killed_at_every_point(world: World, scenario: Scenario, table: Table, r
     dry = world.run(scenario.operation, arguments, *scenario.faults)
     assert dry.status == 0
     assert (dry.error is None) == (not scenario.faults), dry
-    database = world.url.partition(':')[0].partition('+')[0]
+    kind = world.url.partition(':')[0].partition('+')[0]
+    database = 'mariadb' if kind == 'mysql' else kind
     results = table.setdefault(database, {}).setdefault(scenario.name, {})
     failures = []
     found = points(dry.passed)

@@ -1,5 +1,8 @@
 """The schema of the database: migrations and tables say the same, and a wrong one is refused."""
 
+import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -80,3 +83,22 @@ def test_the_clock_of_the_database_goes(database: Database) -> None:
         first, second = (connection.scalar(sa.select(now())) for _ in range(2))
     assert first is not None
     assert 1.7e9 < first <= second
+
+
+def test_a_look_at_the_schema_keeps_the_locks_of_this_process(tmp_path: pathlib.Path) -> None:
+    # POSIX: closing any descriptor of a file drops all locks of the process on it. SQLite in another process
+    # would then believe that it is alone, and delete the WAL that is in use here.
+    path = tmp_path / 'file.sqlite'
+    first, second = (Database.of(config.new([], database={'connection': f'sqlite:///{path}'})) for _ in range(2))
+    schema.upgrade(first)
+    with first.read() as connection:
+        connection.execute(sa.select(tables.installation)).all()
+        schema.require_current(second)
+        code = (
+            'import sqlite3, sys\n'
+            'connection = sqlite3.connect(sys.argv[1])\n'
+            "connection.execute('SELECT * FROM osif_installation').fetchall()\n"
+            'connection.close()\n'
+        )
+        subprocess.run([sys.executable, '-c', code, str(path)], check=True)
+        assert path.with_name('file.sqlite-wal').exists()
