@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any, cast
@@ -174,9 +175,15 @@ def _import_failure(entry_point: metadata.EntryPoint, error: BaseException) -> s
     if isinstance(error, ImportError) and (error.name or '').partition('.')[0] != package:
         # By convention a distribution calls the extra that a driver needs by the driver's name.
         for _found, distribution in _distributions(entry_point.group, entry_point.name):
-            if entry_point.name in (distribution.metadata.get_all('Provides-Extra') or ()):
+            extras = distribution.metadata.get_all('Provides-Extra') or ()
+            if _normal(entry_point.name) in map(_normal, extras):
                 return f'{_reason(error)}; install {distribution.name}[{entry_point.name}]'
     return _reason(error)
+
+
+def _normal(extra: str) -> str:
+    """The name of an extra as PEP 685 has it, which newer build backends write."""
+    return re.sub(r'[-_.]+', '-', extra).lower()
 
 
 def _error(kind: Kind, name: str, what: str) -> exceptions.ConfigurationError:
