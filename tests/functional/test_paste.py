@@ -463,6 +463,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.service
 @pytest.mark.parametrize('paste', [None, 'a full path'])
 def test_wsgi_application(configure: Configure, tmp_path: pathlib.Path, paste: str | None) -> None:
     api = {'auth_strategy': 'static_tokens'}
@@ -544,6 +545,7 @@ def fill(sections: Sections, tmp_path: pathlib.Path) -> Sections:
     }
 
 
+@pytest.mark.service
 @pytest.mark.parametrize('door', list(DOORS))
 @pytest.mark.parametrize('what', [*WRONG, 'missing file', 'broken file'])
 def test_a_wrong_start_ends_with_one_line(
@@ -573,12 +575,14 @@ def check_one_line(result: subprocess.CompletedProcess[str], expected: list[str]
     assert 'sqlalche.me' not in line
 
 
+@pytest.mark.service
 @pytest.mark.parametrize('door', list(DOORS))
 def test_the_same_starts_when_nothing_is_wrong(configure: Configure, door: str) -> None:
     result = run(DOORS[door], str(configure(api={'auth_strategy': 'static_tokens'})))
     assert (result.returncode, result.stdout, result.stderr) == (0, 'started\n', '')
 
 
+@pytest.mark.service
 @pytest.mark.parametrize(
     ('sections', 'expected'),
     [

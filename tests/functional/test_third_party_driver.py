@@ -18,6 +18,8 @@ import json, sys
 from os_interface_ext import conf, exceptions
 from os_interface_ext.drivers import loader
 
+pytestmark = pytest.mark.service
+
 try:
     drivers = loader.load_all(conf.new([sys.argv[1]]))
 except exceptions.ConfigurationError as error:

@@ -28,7 +28,7 @@ from os_interface_ext.attachments.store import Store
 from os_interface_ext.context import RequestContext
 from os_interface_ext.db import engine as engine_module
 from os_interface_ext.db import errors, schema, tables
-from os_interface_ext.db.engine import Database
+from os_interface_ext.db.engine import Database, DatabaseError
 from os_interface_ext.db.prepared import Connection
 from os_interface_ext.drivers import base
 from os_interface_ext.inventory import loader, transactions
