@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.service
+
 SOURCE = Path(__file__).parent.parent / 'data' / 'third_party'
 
 LOAD = """
 import json, sys
 from os_interface_ext import conf, exceptions
 from os_interface_ext.drivers import loader
-
-pytestmark = pytest.mark.service
 
 try:
     drivers = loader.load_all(conf.new([sys.argv[1]]))
