@@ -49,6 +49,8 @@ class RequestContext(oslo_context.RequestContext):
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault('is_admin', None)
         super().__init__(**kwargs, overwrite=False)
+        #: What drivers remember for the length of one request, each by a key of its own.
+        self.kept: dict[Any, Any] = {}
 
     def update_store(self) -> None:
         """Leave the thread's current context to the host."""
@@ -92,7 +94,8 @@ def from_environ(environ: Mapping[str, Any], identity: Identity | None = None) -
         if ctxt is not None and 'openstack.request_id' in environ:
             ctxt.request_id = environ['openstack.request_id']
     elif IDENTITY_KEY in environ:
-        ctxt = RequestContext(**environ[IDENTITY_KEY], **request_ids(environ))
+        # A token of this package's own callers is worth nothing to another service.
+        ctxt = RequestContext(**{**environ[IDENTITY_KEY], 'auth_token': None}, **request_ids(environ))
     else:
         ctxt = _from_keystone(environ)
     if ctxt is None:

@@ -73,6 +73,20 @@ class NotSupported(DriverError):
     default = 'This is not supported here.'
 
 
+class CallerRefused(DriverError):
+    """The backend itself does not allow this to the caller."""
+
+    code = 403
+    default = 'A service behind this one does not allow this to you. Ask the owner of the network.'
+
+
+class TokenRefused(DriverError):
+    """The backend does not accept the caller's token any more."""
+
+    code = 401
+    default = 'The token is not valid any more. Authenticate again.'
+
+
 class NotFound(DriverError):
     code = 404
 

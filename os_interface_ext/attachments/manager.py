@@ -191,6 +191,10 @@ class Manager:
             if self._networks.get_port(ctxt, port_id).device_id != port.device_id:
                 raise _InMotion()
             return self._already(server, port, port.tag)
+        if not self._servers.keeps_brought_ports:
+            raise exceptions.PortNotUsable(
+                port_id, 'it would be deleted together with the server, so that only networks can be attached'
+            )
         if base.vnic_capability(port.vnic_type) not in self._vifs.capabilities(ctxt, server):
             raise exceptions.PortNotUsable(port_id, f'vnic_type {port.vnic_type} cannot be plugged here')
         held = self._insert(ctxt, server, request, created=False)

@@ -75,7 +75,7 @@ class Stepper:
             plug_data = self._vifs.plug(ctxt, server, port, held.fence)
             held = Held(dataclasses.replace(held.record, plug_data=plug_data), held.fence)
             # Before the commit: a crash between the two leaves a record that is undone, and then told again.
-            self._tell_host(ctxt, server.id, 'attached', held.fence)
+            self._tell_host(ctxt, 'attached', dataclasses.replace(held.record, port_id=port.id), held.fence)
             record = self._store.settle(
                 held.record,
                 state=State.ATTACHED,
@@ -108,6 +108,7 @@ class Stepper:
     ) -> tuple[Held, base.Port]:
         port = self._networks.bind(ctxt, port, server.host, held.fence)
         if self._vifs.has_side_effects:
+            port = self._networks.details(ctxt, port)
             held = self._store.swap(held.record, state=State.PLUGGING, port_id=port.id, snapshot=Snapshot.of(port))
         return held, port
 
@@ -192,7 +193,7 @@ class Stepper:
         elif record.port_id is not None and record.reason is not Reason.GONE:
             self._networks.unbind(ctxt, record.port_id, record.server_id, held.fence)
         # Before the commit: a crash between the two leaves a record whose way out is gone again.
-        self._tell_host(ctxt, record.server_id, 'detached', held.fence)
+        self._tell_host(ctxt, 'detached', record, held.fence)
         self._store.drop(record)
         self._listeners.tell(Event.FAILED if record.reason is Reason.UNDO else Event.DETACHED, record)
 
@@ -238,12 +239,13 @@ class Stepper:
             )
         raise Pending(describe(error)) from error
 
-    def _tell_host(self, ctxt: RequestContext, server_id: str, event: str, fence: base.Fence) -> None:
+    def _tell_host(self, ctxt: RequestContext, kind: str, record: Record, fence: base.Fence) -> None:
         if self._host_is_told:
             fence.check()
             # What is not supported has nobody to tell; as an answer it would speak of the NIC.
             with contextlib.suppress(exceptions.NotSupported):
-                self._servers.attachments_changed(ctxt, server_id, event)
+                change = base.Change(kind, record.port_id, created=record.created, tag=record.tag)
+                self._servers.attachments_changed(ctxt, record.server_id, change)
 
 
 def describe(error: BaseException) -> str:

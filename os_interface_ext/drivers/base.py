@@ -40,8 +40,8 @@ def vnic_capability(vnic_type: str) -> str:
 class Fence:
     """How long the holder of a record may begin side effects, and in whose turn.
 
-    ``generation`` grows each time somebody takes hold of the record. ``deadline`` is in seconds of
-    :func:`time.monotonic` of this process.
+    ``generation`` is 1 for the process that made the record, and grows each time somebody takes hold of it.
+    ``deadline`` is in seconds of :func:`time.monotonic` of this process.
     """
 
     generation: int
@@ -126,6 +126,28 @@ class PortRequest:
     ip_address: str | None = None
 
 
+class Change(str):
+    """What has happened to the ports of a server: ``'attached'`` or ``'detached'``.
+
+    A text, with what is known of the attachment: ``port_id`` (None if it never came to a port), ``created``
+    (whether this project made the port for the server; a port that was brought is the user's and stays
+    when the server goes), and the device ``tag``.
+    """
+
+    __slots__ = ('created', 'port_id', 'tag')
+
+    port_id: str | None
+    created: bool
+    tag: str | None
+
+    def __new__(
+        cls, kind: str, port_id: str | None = None, *, created: bool = False, tag: str | None = None
+    ) -> Change:
+        change = super().__new__(cls, kind)
+        change.port_id, change.created, change.tag = port_id, created, tag
+        return change
+
+
 class _Driver(abc.ABC):  # noqa: B024
     """What all drivers are constructed with."""
 
@@ -135,6 +157,10 @@ class _Driver(abc.ABC):  # noqa: B024
 
 class ServerDriver(_Driver):
     """Tells who a server is."""
+
+    #: False only for a driver whose controller deletes all ports of a server with it, those too that a user
+    #: has brought: such ports are then not attached.
+    keeps_brought_ports = True
 
     @abc.abstractmethod
     def get(self, ctxt: RequestContext, server_id: str) -> Server:
@@ -146,8 +172,8 @@ class ServerDriver(_Driver):
         """
 
     # Optional: a driver that does not override this is never called.
-    def attachments_changed(self, ctxt: RequestContext, server_id: str, event: str) -> None:
-        """The ports of a server have changed; ``event`` is ``attached`` or ``detached``.
+    def attachments_changed(self, ctxt: RequestContext, server_id: str, event: Change) -> None:
+        """The ports of a server have changed; ``event`` is ``attached`` or ``detached``, and what is known.
 
         Called before the change is answered, at least once for each change, and repeated until it
         returns; an attach of which it cannot be told is undone. The network backend has the change by then,
@@ -216,6 +242,14 @@ class NetworkDriver(_Driver):
         """Tell the backend on which host the port is; the answer is what is to be plugged.
 
         :raises BindingFailed: also if the port is not its device's any more
+        """
+        return port
+
+    # Optional
+    def details(self, ctxt: RequestContext, port: Port) -> Port:
+        """A bound port with all that plugging it may need, the ``mtu`` for one.
+
+        Asked only before a plug that has side effects: whatever ``bind`` would need another round trip for.
         """
         return port
 

@@ -292,11 +292,13 @@ def wrap(driver: T, faults: Faults) -> T:
     members: dict[str, Any] = {}
     for kind in kinds:
         for name, member in vars(kind).items():
-            # An optional method that the driver leaves at its default is left there: callers ask for that.
-            if callable(member) and not name.startswith('_') and getattr(type(driver), name) is not member:
+            if name.startswith('_'):
+                continue
+            if not callable(member):
+                members[name] = getattr(driver, name)
+            elif getattr(type(driver), name) is not member:
+                # An optional method that the driver leaves at its default is left there: callers ask for that.
                 members[name] = _passing(name)
-    if isinstance(driver, base.VIFDriver):
-        members['has_side_effects'] = driver.has_side_effects
     faulty: Any = object.__new__(type(f'Faulty{type(driver).__name__}', (Faulty, *kinds), members))
     faulty.wrapped = driver
     faulty.faults = faults

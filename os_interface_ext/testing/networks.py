@@ -754,6 +754,17 @@ class NetworkDriverContract:
         assert backend.ports(backend.server) == []
         assert backend.claim(claimed.id, backend.other_server).device_id == backend.other_server.id
 
+    # -------------------------------------------------------------- details, optional
+
+    def test_details_are_more_of_the_same_port(self, backend: NetworkBackend) -> None:
+        port = backend.create()
+        detailed = backend.driver.details(backend.ctxt, port)
+        assert_port(detailed)
+        assert dataclasses.replace(detailed, mtu=port.mtu) == port
+        assert backend.look(port.id) == port
+        if port.mtu is not None:
+            assert detailed.mtu == port.mtu
+
     # -------------------------------------------------------------- find_marked, optional
 
     def test_find_marked_finds_exactly_the_ports_of_the_installation(self, backend: NetworkBackend) -> None:

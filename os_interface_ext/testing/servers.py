@@ -105,30 +105,35 @@ class ServerDriverContract:
     def test_attachments_changed_may_be_repeated(self, backend: ServerBackend, event: str) -> None:
         contract.need_override(backend.driver, base.ServerDriver, 'attachments_changed')
         for _ in range(2):
-            backend.driver.attachments_changed(backend.context(backend.server), backend.server.id, event)
+            _tell(backend, event)
         assert _get(backend, backend.server).id == backend.server.id
 
     @pytest.mark.parametrize('event', ['attached', 'detached'])
     def test_attachments_changed_is_there_when_it_returns(self, backend: ServerBackend, event: str) -> None:
         contract.need_override(backend.driver, base.ServerDriver, 'attachments_changed')
         events = contract.need(backend.events, 'events')
-        backend.driver.attachments_changed(backend.context(backend.server), backend.server.id, event)
+        _tell(backend, event)
         assert event in events(backend.server.id)
         assert event not in events(backend.foreign_server.id)
 
     def test_attachments_changed_of_a_server_that_is_gone(self, backend: ServerBackend) -> None:
         contract.need_override(backend.driver, base.ServerDriver, 'attachments_changed')
         gone = contract.new_id()
-        backend.driver.attachments_changed(backend.context(backend.server), gone, 'detached')
+        backend.driver.attachments_changed(backend.context(backend.server), gone, base.Change('detached'))
 
     def test_attachments_changed_without_an_answer(self, backend: ServerBackend) -> None:
         contract.need_override(backend.driver, base.ServerDriver, 'attachments_changed')
         with contract.unanswered(backend.unreachable):
-            backend.driver.attachments_changed(backend.context(backend.server), backend.server.id, 'attached')
+            _tell(backend, 'attached')
 
 
 def _get(backend: ServerBackend, server: base.Server) -> base.Server:
     return backend.driver.get(backend.context(server), server.id)
+
+
+def _tell(backend: ServerBackend, kind: str) -> None:
+    change = base.Change(kind, contract.new_id())
+    backend.driver.attachments_changed(backend.context(backend.server), backend.server.id, change)
 
 
 def _assert_not_found(backend: ServerBackend, server_id: str) -> None:

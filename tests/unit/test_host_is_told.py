@@ -71,6 +71,35 @@ def world(tmp_path: pathlib.Path) -> World:
     return World(cloud, extension.parts, cloud.add_server(PROJECT), cloud.add_network(PROJECT).id)
 
 
+def test_it_is_told_what_is_known_of_the_attachment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[base.Change] = []
+    monkeypatch.setattr(
+        HostCloud, 'attachments_changed', lambda _self, _ctxt, _server, change: told.append(change)
+    )
+    brought = world.attach(port_id=world.port(), tag='data')
+    made = world.attach(network_id=world.network_id)
+    for port_id in (brought, made):
+        world.detach(port_id)
+    assert [(change, change.port_id, change.created, change.tag) for change in told] == [
+        ('attached', brought, False, 'data'),
+        ('attached', made, True, None),
+        ('detached', brought, False, 'data'),
+        ('detached', made, True, None),
+    ]
+
+
+def test_a_controller_that_deletes_brought_ports_with_the_server_gets_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostCloud, 'keeps_brought_ports', False)
+    port_id = world.port()
+    with pytest.raises(exceptions.PortNotUsable, match='deleted together with the server'):
+        world.attach(port_id=port_id)
+    assert not world.cloud.get_port(CTXT, port_id).device_id
+    assert world.records() == []
+    assert world.attach(network_id=world.network_id)
+
+
 def test_it_is_told_before_the_answer_of_attach_and_detach(world: World) -> None:
     port = world.attach(port_id=world.port())
     assert world.told() == ['attached']
