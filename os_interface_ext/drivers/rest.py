@@ -1,0 +1,317 @@
+"""How drivers ask an API of OpenStack: with whose authority, for how long, and what may be repeated."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import requests
+import urllib3
+from keystoneauth1 import exceptions as ks_exceptions
+from keystoneauth1 import loading, plugin, service_token, token_endpoint
+from keystoneauth1.session import TCPKeepAliveAdapter
+from oslo_config import cfg
+
+from os_interface_ext import exceptions
+from os_interface_ext.context import RequestContext
+from os_interface_ext.drivers.base import Fence
+
+LOG = logging.getLogger(__name__)
+
+#: What may go wrong with a request that has a token and an endpoint.
+_FAILURES = (
+    ks_exceptions.ClientException,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    OSError,
+)
+
+OPTS = [
+    cfg.FloatOpt(
+        'connect_timeout',
+        default=3.0,
+        min=0.1,
+        help='Seconds after which a connection that does not come about is given up.',
+    ),
+    cfg.FloatOpt(
+        'read_timeout',
+        default=10.0,
+        min=0.1,
+        help='Seconds after which an answer that is not complete is given up. With connect_timeout it has to '
+        'stay below half of [attachments] lease: a request that is begun at the last moment must be over '
+        'before somebody else goes on with the record.',
+    ),
+    cfg.IntOpt(
+        'read_retries',
+        default=2,
+        min=0,
+        help='How often a request that only reads is repeated when it fails; one that writes never is.',
+    ),
+    cfg.IntOpt(
+        'pool_size',
+        default=50,
+        min=1,
+        help='Connections that a process keeps open for its threads.',
+    ),
+]
+
+#: What another try may mend.
+_PASSING = frozenset({429, 500, 502, 503, 504})
+#: The longest Retry-After that is waited for, in seconds.
+_PATIENCE = 2.0
+_CHUNK = 65536
+
+
+class Answer:
+    """What a service answered: the status, and the body (empty if there was none)."""
+
+    __slots__ = ('body', 'retry_after', 'status')
+
+    def __init__(self, status: int, body: dict[str, Any], retry_after: float | None) -> None:
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+
+
+class Service:
+    """One API, found in the catalog or at ``endpoint_override``, asked over connections that are kept.
+
+    Its option group takes what keystoneauth has for authentication, session and adapter, as an operator
+    knows it from Nova's own configuration, and the options above.
+
+    :param service_type: the type in the catalog, unless the configuration names another
+    :param version: what stands before the paths, where the endpoint does not end with it
+    :param microversion: the one that every request asks for
+    :raises ConfigurationError: the options do not make a client
+    """
+
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        group: str,
+        service_type: str,
+        version: str = '',
+        *,
+        microversion: str | None = None,
+    ) -> None:
+        loading.register_auth_conf_options(conf, group)
+        loading.register_session_conf_options(conf, group)
+        loading.register_adapter_conf_options(conf, group)
+        conf.register_opts(OPTS, group=group)
+        options = conf[group]
+        self._group = group
+        self._version = version
+        self._timeouts = (options.connect_timeout, options.read_timeout)
+        self._check_timeouts(conf)
+        self._retries = options.read_retries
+        self._auth = _authentication(conf, group)
+        session = loading.load_session_from_conf_options(conf, group, auth=self._auth)
+        session.session = _pool(options.pool_size)
+        self._adapter = loading.load_adapter_from_conf_options(conf, group, session=session, auth=self._auth)
+        self._adapter.service_type = options.service_type or service_type
+        self._adapter.interface = self._adapter.interface or ['internal', 'public']
+        self._adapter.default_microversion = microversion
+
+    def _check_timeouts(self, conf: cfg.ConfigOpts) -> None:
+        (connect, read), half = self._timeouts, conf.attachments.lease / 2
+        if connect + read >= half:
+            raise exceptions.ConfigurationError(
+                f'option [{self._group}] read_timeout: {read:g} s and connect_timeout {connect:g} s together are '
+                f'not below half of [attachments] lease, {half:g} s: lower them, or raise the lease'
+            )
+
+    # ------------------------------------------------------------------ asking
+
+    def read(
+        self, ctxt: RequestContext, path: str, query: Mapping[str, Any] | None = None, *, as_caller: bool = False
+    ) -> Answer:
+        """GET, repeated within its time where that may help; a status below 500, and a body, is an answer.
+
+        :param as_caller: with the caller's token, our own beside it (if he has none, with our own alone)
+        :raises Unavailable: there is no answer
+        """
+        give_up = time.monotonic() + sum(self._timeouts)
+        for pause in _pauses(self._retries):
+            try:
+                answer = self._send(ctxt, 'GET', path, as_caller, params=query)
+            except exceptions.Unavailable:
+                if pause is None or time.monotonic() + pause > give_up:
+                    raise
+            else:
+                if answer.status not in _PASSING:
+                    return answer
+                wait = max(pause or 0.0, answer.retry_after or 0.0)
+                if pause is None or wait > _PATIENCE or time.monotonic() + wait > give_up:
+                    raise self._refusal(answer, exceptions.Unavailable, f'GET {path}')
+                pause = wait
+            time.sleep(pause)
+        raise AssertionError('unreachable')
+
+    def write(
+        self,
+        ctxt: RequestContext,
+        method: str,
+        path: str,
+        fence: Fence,
+        body: dict[str, Any] | None = None,
+        *,
+        as_caller: bool = False,
+        revision: int | None = None,
+    ) -> Answer:
+        """POST, PUT or DELETE: sent once, before the deadline; a status below 500 is an answer.
+
+        :param revision: only if that is the revision of the resource still (412 otherwise)
+        :raises Unavailable: nothing happened
+        :raises UnknownOutcome: it may have had its effect
+        """
+        fence.check()
+        headers = {} if revision is None else {'If-Match': f'revision_number={revision}'}
+        answer = self._send(ctxt, method, path, as_caller, json=body, headers=headers)
+        if answer.status >= 500:
+            raise self._refusal(answer, exceptions.UnknownOutcome, f'{method} {path}')
+        if answer.status == 429:
+            raise self._refusal(answer, exceptions.Unavailable, f'{method} {path}')
+        return answer
+
+    def _refusal(self, answer: Answer, kind: type[exceptions.Unavailable], asked: str) -> exceptions.Unavailable:
+        return kind(
+            operator=f'[{self._group}] {asked} was answered with {answer.status}',
+            retry_after=max(1, round(answer.retry_after or 5)),
+        )
+
+    # ------------------------------------------------------------------ one request
+
+    def _send(self, ctxt: RequestContext, method: str, path: str, as_caller: bool, **more: Any) -> Answer:
+        asked = f'[{self._group}] {method} {path}'
+        try:
+            base = self._endpoint()
+            auth = self._authority(ctxt, as_caller, base)
+            # Asked for first, so that what goes wrong with the request itself is told from this.
+            self._adapter.session.get_auth_headers(auth)
+        except ks_exceptions.ClientException as error:
+            raise exceptions.Unavailable(operator=f'{asked}: no token or endpoint: {error}') from error
+        begun = time.monotonic()
+        try:
+            response = self._adapter.request(
+                base + path,
+                method,
+                auth=auth,
+                raise_exc=False,
+                redirect=False,
+                log=False,
+                connect_retries=0,
+                stream=True,
+                timeout=self._timeouts,
+                global_request_id=ctxt.global_id,
+                **more,
+            )
+            content = _content(response, begun + sum(self._timeouts))
+        except _FAILURES as error:
+            lost = method != 'GET' and not _never_sent(error)
+            kind = exceptions.UnknownOutcome if lost else exceptions.Unavailable
+            raise kind(operator=f'{asked}: {error}') from error
+        LOG.debug(
+            '%s: %s in %.0f ms (%s)',
+            asked,
+            response.status_code,
+            1000 * (time.monotonic() - begun),
+            response.headers.get('x-openstack-request-id'),
+        )
+        return self._answer(response, content, method, asked)
+
+    def _answer(self, response: requests.Response, content: bytes, method: str, asked: str) -> Answer:
+        status = response.status_code
+        try:
+            body = json.loads(content) if content else {}
+        except ValueError:
+            body = None
+        # An error without a body that can be read is an error all the same.
+        if not isinstance(body, dict) and status >= 400:
+            body = {}
+        if status < 200 or 300 <= status < 400 or not isinstance(body, dict):
+            kind = exceptions.Unavailable if method == 'GET' else exceptions.UnknownOutcome
+            raise kind(operator=f'{asked}: what was answered ({status}, {content[:80]!r}) makes no sense')
+        if status in (401, 403) and not response.request.headers.get(service_token.SERVICE_AUTH_HEADER_NAME):
+            raise exceptions.Unavailable(
+                operator=f'{asked}: {status}: the user of [{self._group}] may not do this; look at its roles'
+            )
+        return Answer(status, body, _seconds(response.headers.get('Retry-After')))
+
+    def _endpoint(self) -> str:
+        endpoint = self._adapter.get_endpoint()
+        if not endpoint:
+            raise ks_exceptions.EndpointNotFound(f'the catalog has no endpoint of {self._adapter.service_type}')
+        endpoint = endpoint.rstrip('/')
+        return endpoint if endpoint.endswith(self._version) else endpoint + self._version
+
+    def _authority(self, ctxt: RequestContext, as_caller: bool, endpoint: str) -> plugin.BaseAuthPlugin:
+        if not as_caller or not ctxt.auth_token:
+            return self._auth
+        return service_token.ServiceTokenAuthWrapper(token_endpoint.Token(endpoint, ctxt.auth_token), self._auth)
+
+
+def _authentication(conf: cfg.ConfigOpts, group: str) -> plugin.BaseAuthPlugin:
+    try:
+        auth = loading.load_auth_from_conf_options(conf, group)
+    except ks_exceptions.ClientException as error:
+        raise exceptions.ConfigurationError(f'option [{group}] auth_type: {error}') from error
+    if auth is None:
+        raise exceptions.ConfigurationError(
+            f'option [{group}] auth_type: not set: give the options with which this service authenticates '
+            '(auth_type = password, auth_url, username, password, project_name, user_domain_name, '
+            'project_domain_name)'
+        )
+    return auth  # type: ignore[no-any-return]
+
+
+def _pool(size: int) -> requests.Session:
+    session = requests.Session()
+    # The environment (proxies, .netrc) is not looked at for each request.
+    session.trust_env = False
+    for scheme in ('http://', 'https://'):
+        session.mount(scheme, TCPKeepAliveAdapter(pool_connections=4, pool_maxsize=size))
+    return session
+
+
+def _pauses(retries: int) -> Iterator[float | None]:
+    """Seconds to wait after each try; None after the last."""
+    yield from (0.1 * 2**number for number in range(retries))
+    yield None
+
+
+def _content(response: requests.Response, give_up: float) -> bytes:
+    """The body, unless it takes too long as a whole: a time-out of reading is one for each piece."""
+    pieces = []
+    try:
+        while piece := response.raw.read1(_CHUNK, decode_content=True):
+            pieces.append(piece)
+            if time.monotonic() > give_up:
+                raise requests.ReadTimeout('the answer takes too long')
+    except BaseException:
+        response.close()
+        raise
+    # Gives the connection back.
+    response.raw.drain_conn()
+    response.close()
+    return b''.join(pieces)
+
+
+def _never_sent(error: BaseException) -> bool:
+    """Whether the request cannot have reached anybody: no connection has come about."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (requests.ConnectTimeout, urllib3.exceptions.NewConnectionError)):
+            return True
+        if isinstance(cause, requests.ConnectionError) and cause.args:
+            reason = getattr(cause.args[0], 'reason', None)
+            if isinstance(reason, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)):
+                return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text and text.isdecimal() else None

@@ -1,0 +1,164 @@
+"""A Neutron with networks of each kind, and a proxy before it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from keystoneauth1 import adapter, session
+
+from os_interface_ext import conf as config
+from os_interface_ext.context import RequestContext
+from os_interface_ext.drivers import base
+from tests.services import http_proxy
+from tests.services.openstack.cloud import Cloud
+
+#: A host on which the cloud's Neutron binds every port, and one on which it binds none.
+HOST = 'compute1'
+UNBINDABLE = 'unbindable1'
+
+
+@dataclasses.dataclass(frozen=True)
+class Project:
+    id: str
+    name: str
+
+
+class World:
+    """The cloud's Neutron as its users and operators see it, behind the driver's back."""
+
+    def __init__(self, cloud: Cloud, proxy: http_proxy.Proxy) -> None:
+        self.cloud = cloud
+        self.proxy = proxy
+        self._cidrs = (f'10.{64 + number // 256}.{number % 256}.0/24' for number in range(40000))
+        self._admin = adapter.Adapter(
+            session.Session(auth=cloud.auth('admin', 'admin')), service_type='network', interface='public'
+        )
+        self._identity = cloud.connection('admin').identity
+
+    # ------------------------------------------------------------------ Neutron
+
+    def neutron(self, method: str, path: str, body: Any = None) -> Any:
+        """A request of the administrator's, not through the proxy."""
+        response = self._admin.request(f'/v2.0{path}', method, json=body)
+        return response.json() if response.content else None
+
+    def network(self, project: Project, *, cidr: str | None = '', **attributes: Any) -> str:
+        """A new network with a subnet (none if ``cidr`` is None); its id."""
+        body = {'network': {'project_id': project.id, 'name': 'of-a-test', **attributes}}
+        network_id = self.neutron('POST', '/networks', body)['network']['id']
+        if cidr is not None:
+            self.subnet(project, network_id, cidr or next(self._cidrs))
+        return str(network_id)
+
+    def subnet(self, project: Project, network_id: str, cidr: str, **attributes: Any) -> str:
+        subnet = {
+            'network_id': network_id,
+            'project_id': project.id,
+            'cidr': cidr,
+            'ip_version': 6 if ':' in cidr else 4,
+            'enable_dhcp': False,
+            **attributes,
+        }
+        return str(self.neutron('POST', '/subnets', {'subnet': subnet})['subnet']['id'])
+
+    def port(self, project: Project | str, network_id: str, **attributes: Any) -> str:
+        """A new port; its id."""
+        project_id = project.id if isinstance(project, Project) else project
+        body = {'port': {'network_id': network_id, 'project_id': project_id, **attributes}}
+        return str(self.neutron('POST', '/ports', body)['port']['id'])
+
+    def look(self, port_id: str) -> dict[str, Any] | None:
+        """A port as Neutron has it, None if there is none."""
+        found = self.neutron('GET', f'/ports?id={port_id}')['ports']
+        return found[0] if found else None
+
+    def ports(self, **query: str) -> list[dict[str, Any]]:
+        """The ports that a query finds."""
+        text = '&'.join(f'{name}={value}' for name, value in query.items())
+        return list(self.neutron('GET', f'/ports?{text}')['ports'])
+
+    # ------------------------------------------------------------------ Keystone
+
+    @functools.cache  # noqa: B019
+    def project(self, name: str) -> Project:
+        """A project of which the user demo is a member; made if it is not there."""
+        found = self._identity.find_project(name, domain_id='default') or self._identity.create_project(
+            name=name, domain_id='default'
+        )
+        user = self._identity.find_user('demo', domain_id='default')
+        role = self._identity.find_role('member')
+        self._identity.assign_project_role_to_user(found, user, role)
+        return Project(found.id, found.name)
+
+    @functools.cache  # noqa: B019
+    def token(self, project: Project) -> str:
+        """A token of a member of the project."""
+        return str(session.Session(auth=self.cloud.auth('demo', project.name)).get_token())
+
+    def member(self, project: Project, **fields: Any) -> RequestContext:
+        """A caller as keystonemiddleware tells him."""
+        values = {
+            'auth_token': self.token(project),
+            'user_id': 'demo',
+            'project_id': project.id,
+            'roles': ['member', 'reader'],
+            **fields,
+        }
+        return RequestContext(**values)
+
+    # ------------------------------------------------------------------ ours
+
+    def options(self, **overrides: Any) -> dict[str, Any]:
+        """The group [neutron], with the proxy as its endpoint."""
+        return {
+            'auth_type': 'password',
+            'auth_url': self.cloud.keystone_url,
+            'username': 'osif',
+            'password': self.cloud.password,
+            'project_name': 'service',
+            'user_domain_name': 'Default',
+            'project_domain_name': 'Default',
+            'endpoint_override': self.proxy.url,
+            **overrides,
+        }
+
+    def conf(
+        self, directory: Any, *, neutron: dict[str, Any] | None = None, **groups: dict[str, Any]
+    ) -> config.Config:
+        """A configuration from a file, as an operator writes it."""
+        return config.new([write(directory, {'neutron': self.options(**(neutron or {})), **groups})])
+
+
+def write(directory: Any, groups: dict[str, dict[str, Any]]) -> str:
+    """An ini file; its name."""
+    path = directory / f'{uuid.uuid4()}.conf'
+    path.write_text(
+        ''.join(
+            f'[{group}]\n' + ''.join(f'{name} = {value}\n' for name, value in options.items())
+            for group, options in groups.items()
+        )
+    )
+    return str(path)
+
+
+def server(project: Project, host: str | None = HOST) -> base.Server:
+    """A server that no controller knows."""
+    return base.Server(str(uuid.uuid4()), project.id, host=host, availability_zone='az1')
+
+
+@contextlib.contextmanager
+def made(cloud: Cloud) -> Iterator[World]:
+    with http_proxy.before(cloud.neutron_url) as proxy:
+        yield World(cloud, proxy)
+
+
+@pytest.fixture(scope='session')
+def world(cloud: Cloud) -> Iterator[World]:
+    with made(cloud) as one:
+        yield one
