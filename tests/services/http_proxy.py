@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import email.message
 import http.client
 import http.server
 import socket
@@ -18,7 +19,7 @@ Trouble = Callable[['_Handler', 'Passing'], bool]
 class Passing:
     """One request on its way: what it is, and what the service answered once it has been asked."""
 
-    def __init__(self, method: str, path: str, headers: dict[str, str], body: bytes) -> None:
+    def __init__(self, method: str, path: str, headers: email.message.Message, body: bytes) -> None:
         self.method = method
         self.path = path
         self.headers = headers
@@ -202,7 +203,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         length = int(self.headers.get('Content-Length') or 0)
-        passing = Passing(self.command, self.path, dict(self.headers), self.rfile.read(length))
+        passing = Passing(self.command, self.path, self.headers, self.rfile.read(length))
         self.owner.passed.append(passing)
         trouble = self.owner.troubles_of(passing)
         if trouble is None or not trouble(self, passing):

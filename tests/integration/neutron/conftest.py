@@ -10,11 +10,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import webtest
 from keystoneauth1 import adapter, session
 
 from os_interface_ext import conf as config
-from os_interface_ext.context import RequestContext
+from os_interface_ext.context import RequestContext, request_ids
+from os_interface_ext.db import schema
+from os_interface_ext.db.engine import Database
 from os_interface_ext.drivers import base
+from os_interface_ext.extension import Extension
+from os_interface_ext.testing import memory
+from os_interface_ext.wsgi.paste import make_application
 from tests.services import http_proxy
 from tests.services.openstack.cloud import Cloud
 
@@ -35,6 +41,8 @@ class World:
     def __init__(self, cloud: Cloud, proxy: http_proxy.Proxy) -> None:
         self.cloud = cloud
         self.proxy = proxy
+        #: the projects that were asked for, by id
+        self.known: dict[str, Project] = {}
         self._cidrs = (f'10.{64 + number // 256}.{number % 256}.0/24' for number in range(40000))
         self._admin = adapter.Adapter(
             session.Session(auth=cloud.auth('admin', 'admin')), service_type='network', interface='public'
@@ -94,7 +102,8 @@ class World:
         user = self._identity.find_user('demo', domain_id='default')
         role = self._identity.find_role('member')
         self._identity.assign_project_role_to_user(found, user, role)
-        return Project(found.id, found.name)
+        self.known[found.id] = Project(found.id, found.name)
+        return self.known[found.id]
 
     @functools.cache  # noqa: B019
     def token(self, project: Project) -> str:
@@ -133,6 +142,66 @@ class World:
     ) -> config.Config:
         """A configuration from a file, as an operator writes it."""
         return config.new([write(directory, {'neutron': self.options(**(neutron or {})), **groups})])
+
+
+class Host:
+    """The API in this process, its ports from Neutron, its servers handed in."""
+
+    def __init__(
+        self, world: World, directory: Any, *, neutron: dict[str, Any] | None = None, **groups: Any
+    ) -> None:
+        groups.setdefault('database', {'connection': f'sqlite:///{directory}/osif.sqlite'})
+        groups.setdefault('reconciler', {'grace': 0, 'backoff': 0.05, 'backoff_cap': 0.1})
+        conf = world.conf(directory, neutron=neutron, os_interface={'network_driver': 'neutron'}, **groups)
+        schema.upgrade(Database.of(conf))
+        self._world = world
+        self.servers = memory.MemoryCloud(conf)
+        self.extension = Extension(conf, identity=self._identify, server_driver=self.servers)
+        self.parts = self.extension.parts
+        self.app = webtest.TestApp(make_application(self.extension, '/v2.1'))
+
+    def _identify(self, environ: Any) -> RequestContext:
+        project = self._world.known[environ['HTTP_X_PROJECT']]
+        return self._world.member(project, **request_ids(environ))
+
+    def server(self, project: Project, **fields: Any) -> base.Server:
+        """A new server of a project."""
+        return self.servers.add_server(project.id, **{'host': HOST, 'availability_zone': 'az1', **fields})
+
+    # ------------------------------------------------------------------ requests of a member
+
+    def call(
+        self,
+        method: str,
+        server: base.Server,
+        port_id: str = '',
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> webtest.TestResponse:
+        sent = {'X-Project': server.project_id, 'OpenStack-API-Version': 'compute 2.70', **(headers or {})}
+        path = f'/v2.1/servers/{server.id}/os-interface' + (f'/{port_id}' if port_id else '')
+        if method == 'POST':
+            return self.app.post_json(path, {'interfaceAttachment': body}, headers=sent, expect_errors=True)
+        return self.app.request(path, method=method, headers=sent, expect_errors=True)
+
+    def list(self, server: base.Server, headers: dict[str, str] | None = None) -> webtest.TestResponse:
+        return expect(self.call('GET', server, headers=headers), 200)
+
+    def show(self, server: base.Server, port_id: str) -> webtest.TestResponse:
+        return expect(self.call('GET', server, port_id), 200)
+
+    def attach(self, server: base.Server, **body: Any) -> str:
+        """The id of the port that is attached."""
+        answer = expect(self.call('POST', server, body=body), 200)
+        return str(answer.json['interfaceAttachment']['port_id'])
+
+    def detach(self, server: base.Server, port_id: str) -> None:
+        expect(self.call('DELETE', server, port_id), 202)
+
+
+def expect(answer: webtest.TestResponse, status: int) -> webtest.TestResponse:
+    assert answer.status_int == status, answer
+    return answer
 
 
 def write(directory: Any, groups: dict[str, dict[str, Any]]) -> str:
