@@ -1,11 +1,20 @@
-"""Order of the whole run, and the database servers that are started once for it."""
+"""Order of the whole run, and the database servers and the cloud that are started once for it."""
 
+from __future__ import annotations
+
+import contextlib
 import pathlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 from .services import databases
+
+if TYPE_CHECKING:
+    from .services.openstack import Cloud
+
+Something = TypeVar('Something')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -13,28 +22,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker('service') is not None)
 
 
-def _server(kind: type[databases.DatabaseServer]) -> Iterator[databases.DatabaseServer]:
-    try:
-        context = databases.running(kind)
-        server = context.__enter__()
-    except databases.Unobtainable as error:
-        pytest.skip(str(error))
-    try:
+def _running(context: contextlib.AbstractContextManager[Something]) -> Iterator[Something]:
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(context)
+        except databases.Unobtainable as error:
+            pytest.skip(str(error))
         yield server
-    finally:
-        context.__exit__(None, None, None)
 
 
 @pytest.fixture(scope='session')
 def postgresql() -> Iterator[databases.DatabaseServer]:
     """A PostgreSQL server."""
-    yield from _server(databases.PostgreSQL)
+    yield from _running(databases.running(databases.PostgreSQL))
 
 
 @pytest.fixture(scope='session')
 def mariadb() -> Iterator[databases.DatabaseServer]:
     """A MariaDB server."""
-    yield from _server(databases.MariaDB)
+    yield from _running(databases.running(databases.MariaDB))
+
+
+@pytest.fixture(scope='session')
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """Real Keystone and Neutron; networks are made by the tests. The logs are among pytest's temporary folders."""
+    # Here, for the client libraries that it needs take their time.
+    from .services import openstack
+
+    yield from _running(openstack.running(tmp_path_factory.mktemp('cloud-logs')))
+
+
+@pytest.fixture(scope='session')
+def nova_cloud(cloud: Cloud) -> Cloud:
+    """The same cloud, with Nova."""
+    try:
+        cloud.start_nova()
+    except databases.Unobtainable as error:
+        pytest.skip(str(error))
+    return cloud
 
 
 @pytest.fixture
