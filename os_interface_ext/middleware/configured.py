@@ -46,13 +46,13 @@ def authtoken(
 
     def make(application: WSGIApplication | None, conf: config.Config) -> WSGIApplication:
         try:
-            from keystonemiddleware import auth_token
+            from os_interface_ext.middleware import keystone
         except ImportError as error:
             raise exceptions.ConfigurationError(
                 f'keystonemiddleware cannot be imported ({error}): install os-interface-ext[keystone], '
                 'or choose another [api] auth_strategy'
             ) from error
-        return auth_token.AuthProtocol(application, {**local_conf, 'oslo_config_config': conf})  # type: ignore[no-any-return]
+        return keystone.make(application, conf, local_conf)
 
     return _filter('authtoken', make, config_file)
 

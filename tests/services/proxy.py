@@ -31,9 +31,14 @@ class Proxy:
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
+        self.cut()
+        for one in self._open:
+            one.close()
+
+    def cut(self) -> None:
+        """Break the connections that are open."""
         for one in self._open:
             _end(one)
-            one.close()
 
     def _accept(self) -> None:
         while True:
