@@ -79,7 +79,8 @@ class Proxy:
 
     def troubles_of(self, passing: Passing) -> Trouble | None:
         with self._guard:
-            for index, (when, trouble, times) in enumerate(self._troubles):
+            # What came last comes first: one block may make an exception of what the one around it does.
+            for index, (when, trouble, times) in reversed(list(enumerate(self._troubles))):
                 if times > 0 and when(passing):
                     self._troubles[index] = (when, trouble, times - 1)
                     return trouble
@@ -223,7 +224,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if self._peer is None:
                 target = self.owner.target
                 self._peer = http.client.HTTPConnection(target.hostname or '', target.port, timeout=60)
-            headers = {name: text for name, text in passing.headers.items() if name.lower() != 'host'}
+            headers = {name: text for name, text in passing.headers.items() if name.lower() not in ('host', 'content-length')}
             try:
                 self._peer.request(passing.method, passing.path, passing.body or None, headers)
                 response = self._peer.getresponse()

@@ -148,14 +148,21 @@ class Host:
     """The API in this process, its ports from Neutron, its servers handed in."""
 
     def __init__(
-        self, world: World, directory: Any, *, neutron: dict[str, Any] | None = None, **groups: Any
+        self,
+        world: World,
+        directory: Any,
+        *,
+        neutron: dict[str, Any] | None = None,
+        servers: memory.MemoryCloud | None = None,
+        **groups: Any,
     ) -> None:
         groups.setdefault('database', {'connection': f'sqlite:///{directory}/osif.sqlite'})
         groups.setdefault('reconciler', {'grace': 0, 'backoff': 0.05, 'backoff_cap': 0.1})
         conf = world.conf(directory, neutron=neutron, os_interface={'network_driver': 'neutron'}, **groups)
         schema.upgrade(Database.of(conf))
         self._world = world
-        self.servers = memory.MemoryCloud(conf)
+        self._directory = directory
+        self.servers = servers or memory.MemoryCloud(conf)
         self.extension = Extension(conf, identity=self._identify, server_driver=self.servers)
         self.parts = self.extension.parts
         self.app = webtest.TestApp(make_application(self.extension, '/v2.1'))
@@ -163,6 +170,10 @@ class Host:
     def _identify(self, environ: Any) -> RequestContext:
         project = self._world.known[environ['HTTP_X_PROJECT']]
         return self._world.member(project, **request_ids(environ))
+
+    def beside(self, **groups: Any) -> Host:
+        """Another host of the same installation."""
+        return Host(self._world, self._directory, servers=self.servers, **groups)
 
     def server(self, project: Project, **fields: Any) -> base.Server:
         """A new server of a project."""

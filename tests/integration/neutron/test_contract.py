@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -117,9 +120,47 @@ class TestNeutronContract(networks.NetworkDriverContract):
 
 
 class TestNeutronContractWithoutTokens(TestNeutronContract):
-    """With callers whom the host has authenticated itself: what they may is asked of Neutron all the same."""
+    """With callers whom the host has authenticated itself: what they may is asked of Neutron all the same.
+
+    And of a Neutron that takes no tags for a port that is made (ML2 without tag_ports_during_bulk_creation).
+    """
 
     with_tokens = False
+
+    @pytest.fixture(scope='class', autouse=True)
+    def without_tags(self, world: World) -> Iterator[None]:
+        with (
+            world.proxy.trouble(http_proxy.before_it(_untag), lambda passing: passing.method == 'POST'),
+            world.proxy.trouble(http_proxy.answer(404), lambda passing: '/extensions/tag' in passing.path),
+        ):
+            yield
+
+    @pytest.fixture(scope='class')
+    def driver(
+        self, world: World, external_network: str, tmp_path_factory: pytest.TempPathFactory
+    ) -> NeutronNetworkDriver:
+        return NeutronNetworkDriver(world.conf(tmp_path_factory.mktemp('neutron')))
+
+
+def test_the_mark_is_a_tag_where_tags_can_be_given(world: World, driver: NeutronNetworkDriver) -> None:
+    project = world.project('contract')
+    network_id = world.network(project)
+    one, mark = server(project), networks.new_mark()
+    # Which it is, is learnt of the first port that is made.
+    for _ in range(2):
+        mark = networks.new_mark()
+        fence = base.Fence(1, time.monotonic() + 60)
+        port = driver.create(world.member(project), one, base.PortRequest(network_id), mark, fence)
+    made = world.look(port.id)
+    assert made is not None
+    assert set(made['tags']) == {mark, mark.rpartition(':')[0]}
+    assert made['description'] == ''
+
+
+def _untag(passing: http_proxy.Passing) -> None:
+    told = json.loads(passing.body)
+    told['port'].pop('tags', None)
+    passing.body = json.dumps(told).encode()
 
 
 def _writes(passing: http_proxy.Passing) -> bool:

@@ -162,7 +162,7 @@ def _ml2() -> dict[str, Section]:
             'type_drivers': 'local,flat,vlan,vxlan',
             'tenant_network_types': 'vxlan',
             'mechanism_drivers': 'fakebind',
-            'extension_drivers': 'port_security',
+            'extension_drivers': 'port_security,tag_ports_during_bulk_creation',
         },
         'ml2_type_flat': {'flat_networks': '*'},
         'ml2_type_vlan': {'network_vlan_ranges': 'physnet1:100:999'},
