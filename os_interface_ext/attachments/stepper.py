@@ -49,6 +49,7 @@ class Stepper:
         self._servers = servers
         self._networks = networks
         self._vifs = vifs
+        self._host_is_told_before = type(servers).port_is_brought is not base.ServerDriver.port_is_brought
         self._host_is_told = type(servers).attachments_changed is not base.ServerDriver.attachments_changed
 
     # ------------------------------------------------------------------ in
@@ -65,7 +66,8 @@ class Stepper:
         except exceptions.LostHold:
             raise
         except Exception as error:
-            if isinstance(error, exceptions.DriverError) and not isinstance(error, _UNCERTAIN):
+            told = self._host_is_told_before and not held.record.created
+            if isinstance(error, exceptions.DriverError) and not isinstance(error, _UNCERTAIN) and not told:
                 self._store.drop(held.record, result=False)
                 raise
             self._undo(ctxt, server, held, error, State.RELEASING)
@@ -75,7 +77,7 @@ class Stepper:
             plug_data = self._vifs.plug(ctxt, server, port, held.fence)
             held = Held(dataclasses.replace(held.record, plug_data=plug_data), held.fence)
             # Before the commit: a crash between the two leaves a record that is undone, and then told again.
-            self._tell_host(ctxt, 'attached', dataclasses.replace(held.record, port_id=port.id), held.fence)
+            self._tell_host(ctxt, 'attached', dataclasses.replace(held.record, port_id=port.id), held.fence, port)
             record = self._store.settle(
                 held.record,
                 state=State.ATTACHED,
@@ -101,6 +103,9 @@ class Stepper:
             wanted = base.PortRequest(record.requested_network_id, record.requested_address)
             return held, self._networks.create(ctxt, server, wanted, record.mark, held.fence)
         assert record.port_id is not None
+        if self._host_is_told_before:
+            held.fence.check()
+            self._servers.port_is_brought(ctxt, server, record.port_id)
         return held, self._networks.claim(ctxt, server, record.port_id, held.fence)
 
     def _bind(
@@ -239,12 +244,14 @@ class Stepper:
             )
         raise Pending(describe(error)) from error
 
-    def _tell_host(self, ctxt: RequestContext, kind: str, record: Record, fence: base.Fence) -> None:
+    def _tell_host(
+        self, ctxt: RequestContext, kind: str, record: Record, fence: base.Fence, port: base.Port | None = None
+    ) -> None:
         if self._host_is_told:
             fence.check()
             # What is not supported has nobody to tell; as an answer it would speak of the NIC.
             with contextlib.suppress(exceptions.NotSupported):
-                change = base.Change(kind, record.port_id, created=record.created, tag=record.tag)
+                change = base.Change(kind, record.port_id, created=record.created, tag=record.tag, port=port)
                 self._servers.attachments_changed(ctxt, record.server_id, change)
 
 

@@ -131,20 +131,27 @@ class Change(str):
 
     A text, with what is known of the attachment: ``port_id`` (None if it never came to a port), ``created``
     (whether this project made the port for the server; a port that was brought is the user's and stays
-    when the server goes), and the device ``tag``.
+    when the server goes), the device ``tag``, and the ``port`` as it was bound (None of a detach).
     """
 
-    __slots__ = ('created', 'port_id', 'tag')
+    __slots__ = ('created', 'port', 'port_id', 'tag')
 
     port_id: str | None
     created: bool
     tag: str | None
+    port: Port | None
 
     def __new__(
-        cls, kind: str, port_id: str | None = None, *, created: bool = False, tag: str | None = None
+        cls,
+        kind: str,
+        port_id: str | None = None,
+        *,
+        created: bool = False,
+        tag: str | None = None,
+        port: Port | None = None,
     ) -> Change:
         change = super().__new__(cls, kind)
-        change.port_id, change.created, change.tag = port_id, created, tag
+        change.port_id, change.created, change.tag, change.port = port_id, created, tag, port
         return change
 
 
@@ -178,6 +185,15 @@ class ServerDriver(_Driver):
         Called before the change is answered, at least once for each change, and repeated until it
         returns; an attach of which it cannot be told is undone. The network backend has the change by then,
         while this API shows it only afterwards. A server that is gone is no error.
+        """
+
+    # Optional: a driver that does not override this is never called.
+    def port_is_brought(self, ctxt: RequestContext, server: Server, port_id: str) -> None:
+        """A port of a user's is about to become the server's: nothing has happened to it yet.
+
+        For a controller that learns of the attachment from the network backend as well, and must know by
+        then that the port is not its own. ``attachments_changed`` follows in any case: ``attached``, or
+        ``detached`` if nothing comes of it. May be repeated.
         """
 
 

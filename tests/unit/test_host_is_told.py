@@ -88,6 +88,47 @@ def test_it_is_told_what_is_known_of_the_attachment(world: World, monkeypatch: p
     ]
 
 
+class ForewarnedCloud(HostCloud):
+    """Wants to know of a brought port before the network backend does."""
+
+    def port_is_brought(self, ctxt: Any, server: base.Server, port_id: str) -> None:
+        assert not self.get_port(ctxt, port_id).device_id
+        self.forewarned.append((server.id, port_id))
+        self.at('after forewarning')
+
+    forewarned: list[tuple[str, str]]
+
+
+@pytest.fixture
+def forewarned(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(ForewarnedCloud, 'forewarned', [], raising=False)
+    conf = world.parts.conf
+    cloud = ForewarnedCloud(conf)
+    extension = Extension(conf, server_driver=cloud, network_driver=cloud, vif_driver=cloud)
+    return World(cloud, extension.parts, cloud.add_server(PROJECT), cloud.add_network(PROJECT).id)
+
+
+def test_a_controller_may_hear_of_a_brought_port_before_it_is_claimed(forewarned: World) -> None:
+    port_id = forewarned.attach(port_id=forewarned.port())
+    assert forewarned.cloud.forewarned == [(forewarned.server.id, port_id)]  # type: ignore[attr-defined]
+    forewarned.attach(network_id=forewarned.network_id)
+    assert len(forewarned.cloud.forewarned) == 1  # type: ignore[attr-defined]
+    assert forewarned.told() == ['attached', 'attached']
+
+
+@pytest.mark.parametrize('error', [exceptions.PortInUse('x'), exceptions.Unavailable(), RuntimeError()])
+def test_a_controller_that_heard_of_a_port_hears_too_that_nothing_came_of_it(
+    forewarned: World, error: Exception
+) -> None:
+    port_id = forewarned.port()
+    forewarned.cloud.hooks['after forewarning'] = raising(error)
+    with pytest.raises(type(error)):
+        forewarned.attach(port_id=port_id)
+    assert forewarned.told() == ['detached']
+    assert forewarned.records() == []
+    assert not forewarned.cloud.get_port(CTXT, port_id).device_id
+
+
 def test_a_controller_that_deletes_brought_ports_with_the_server_gets_none(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

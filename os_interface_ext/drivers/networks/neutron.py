@@ -183,7 +183,7 @@ class NeutronNetworkDriver(base.NetworkDriver):
         answer = self._neutron.read(ctxt, f'/networks/{network_id}', as_caller=as_caller)
         if answer.status == 401:
             raise exceptions.TokenRefused()
-        if answer.status >= 400:
+        if answer.status in (400, 403, 404):
             raise exceptions.NetworkNotFound(network_id)
         network = _as_network(_of(answer, 'network', exceptions.Unavailable))
         if as_caller and not ctxt.auth_token and not self._is_visible(ctxt, network):
@@ -315,14 +315,18 @@ class NeutronNetworkDriver(base.NetworkDriver):
             self._delete(ctxt, self._recall(ctxt, port_id) or self._look(ctxt, port_id), mark, fence)
 
     def _delete(self, ctxt: RequestContext, seen: _Seen | None, mark: str | None, fence: base.Fence) -> None:
+        device_id = seen.port.device_id if seen is not None else None
         for _ in range(_ATTEMPTS):
             if seen is None:
                 return
             port = seen.port
             if mark is None or port.mark != mark:
                 raise exceptions.NotOurs(operator=f'port {port.id} does not carry the mark {mark}')
+            if port.device_id != device_id:
+                # It has changed hands since it was decided to delete it: that is to be decided again.
+                raise exceptions.Unavailable(operator=f'port {port.id} is of {port.device_id}, not {device_id}')
             answer = self._neutron.write(ctxt, 'DELETE', f'/ports/{port.id}', fence, revision=seen.revision)
-            if answer.status in (204, 404):
+            if answer.status == 204 or _is_absent(answer):
                 return
             if answer.status != 412:
                 raise exceptions.Unavailable(operator=f'port {port.id} is not deleted: {_message(answer)}')
@@ -360,6 +364,8 @@ class NeutronNetworkDriver(base.NetworkDriver):
             seen = _seen(_of(answer, 'port', exceptions.Unavailable), exceptions.Unavailable)
             if seen.port.id == port_id:
                 return seen
+        elif not _is_absent(answer) and answer.status != 403:
+            raise _odd(answer)
         elif ctxt.auth_token:
             hidden = self._look(ctxt, port_id)
             if hidden is not None and hidden.port.project_id != ctxt.project_id:
@@ -369,7 +375,7 @@ class NeutronNetworkDriver(base.NetworkDriver):
     def _look(self, ctxt: RequestContext, port_id: str) -> _Seen | None:
         """A port as we ourselves see it, None if there is none."""
         answer = self._neutron.read(ctxt, f'/ports/{port_id}')
-        if answer.status == 404:
+        if _is_absent(answer):
             return None
         return _seen(_of(answer, 'port', exceptions.Unavailable), exceptions.Unavailable)
 
@@ -450,7 +456,7 @@ class _Locks:
 def _of(answer: Answer, key: str, failure: type[exceptions.Unavailable]) -> Any:
     """What an answer carries under its only key."""
     if answer.status >= 400:
-        raise exceptions.Unavailable(operator=f'Neutron answered {answer.status}: {_message(answer)}')
+        raise _odd(answer)
     wanted = list if key.endswith('s') else dict
     if not isinstance(found := answer.body.get(key), wanted):
         raise failure(operator=f'Neutron answered {answer.status} without {key}')
@@ -527,6 +533,15 @@ def _type(answer: Answer) -> str:
 
 def _message(answer: Answer) -> str:
     return f'{_type(answer)} {_error(answer).get("message", "")}'.strip()
+
+
+def _is_absent(answer: Answer) -> bool:
+    """Whether Neutron itself, not something in between, says that there is no such thing."""
+    return answer.status == 404 and 'NeutronError' in answer.body
+
+
+def _odd(answer: Answer) -> exceptions.Unavailable:
+    return exceptions.Unavailable(operator=f'Neutron answered {answer.status}: {_message(answer)}')
 
 
 def _is_no_address(answer: Answer) -> bool:
