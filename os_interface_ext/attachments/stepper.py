@@ -194,7 +194,10 @@ class Stepper:
             try:
                 self._networks.delete(ctxt, record.port_id, record.mark, held.fence)
             except exceptions.NotOurs:
-                LOG.warning('port %s of record %s has another mark and is left alone', record.port_id, record.id)
+                LOG.warning('port %s of record %s has another mark and is not deleted', record.port_id, record.id)
+                if record.port_id is not None:
+                    # Somebody has taken the mark off: the port is his, but not the server's any more.
+                    self._networks.unbind(ctxt, record.port_id, record.server_id, held.fence)
         elif record.port_id is not None and record.reason is not Reason.GONE:
             self._networks.unbind(ctxt, record.port_id, record.server_id, held.fence)
         # Before the commit: a crash between the two leaves a record whose way out is gone again.
