@@ -2,7 +2,7 @@
 
 Run as a module this is a zygote: everything is imported, nothing is begun, and there is one thread. For
 each line on its standard input, a case as JSON, it forks a process that does the case and perhaps dies of
-it, and answers with a line how that ended. So a process costs a few milliseconds, not a second.
+it, tells its id in a line, and in another how that ended. So a process costs a few milliseconds, not a second.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +25,7 @@ from os_interface_ext import deploy, exceptions
 from os_interface_ext.attachments.manager import AttachRequest
 from os_interface_ext.context import RequestContext
 from os_interface_ext.db.engine import Database
+from os_interface_ext.drivers.networks.neutron import NeutronNetworkDriver
 from os_interface_ext.drivers.networks.sql import SQLNetworkDriver
 from os_interface_ext.drivers.servers.sql import SQLServerDriver
 from os_interface_ext.testing.faults import Faults, FileVIFDriver, wrap
@@ -32,17 +35,43 @@ for _driver in ('psycopg', 'pymysql'):
         __import__(_driver)
 
 
+_NETWORKS = {'sql': SQLNetworkDriver, 'neutron': NeutronNetworkDriver}
+
+
 @dataclasses.dataclass(frozen=True)
-class Case:
-    """What a process does: an operation with its arguments, with these faults."""
+class Place:
+    """Where a process works: the database, the folder of the NICs, and configuration files for what else there is.
+
+    ``token``: what the caller has for the services behind.
+    """
 
     url: str
     nics: str
     project_id: str
     server_id: str
+    files: tuple[str, ...] = ()
+    token: str | None = None
+
+    @property
+    def caller(self) -> RequestContext:
+        return RequestContext(
+            user_id='user', project_id=self.project_id, roles=['member', 'reader'], auth_token=self.token
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What a process does: an operation with its arguments, with these faults."""
+
+    place: Place
     operation: str
     arguments: dict[str, Any]
     faults: list[str]
+
+    @classmethod
+    def of(cls, text: str) -> Case:
+        values = json.loads(text)
+        return cls(**values | {'place': Place(**values['place'])})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,38 +87,32 @@ class Outcome:
     error: str | None = None
 
 
-def assemble(url: str, nics: str, faults: Faults) -> deploy.Parts:
-    """The parts of a process, with the embedded inventory and NICs that are files."""
+def assemble(place: Place, faults: Faults) -> deploy.Parts:
+    """The parts of a process, with servers of the embedded inventory and NICs that are files."""
     conf = config.new(
-        [],
-        database={'connection': url},
+        place.files,
+        database={'connection': place.url},
         attachments={'wait': 0.0},
         reconciler={'grace': 0.0, 'backoff': 0.01, 'backoff_cap': 0.01},
     )
     faults.watch(Database.of(conf))
     vifs = FileVIFDriver(conf)
-    conf.set_override('path', nics, group='file_vif')
+    conf.set_override('path', place.nics, group='file_vif')
     return deploy.assemble(
         conf,
         server_driver=wrap(SQLServerDriver(conf), faults),
-        network_driver=wrap(SQLNetworkDriver(conf), faults),
+        network_driver=wrap(_NETWORKS[conf.os_interface.network_driver](conf), faults),
         vif_driver=wrap(vifs, faults),
     )
 
 
-def caller(project_id: str) -> RequestContext:
-    return RequestContext(user_id='user', project_id=project_id, roles=['member', 'reader'])
-
-
-def perform(
-    parts: deploy.Parts, project_id: str, server_id: str, operation: str, arguments: dict[str, Any]
-) -> str | None:
+def perform(parts: deploy.Parts, place: Place, operation: str, arguments: dict[str, Any]) -> str | None:
     """Do what a case says; the id of the port that was attached."""
-    ctxt = caller(project_id)
+    ctxt = place.caller
     if operation == 'reconcile':
         parts.reconciler.once()
         return None
-    server = parts.drivers.server.get(ctxt, server_id)
+    server = parts.drivers.server.get(ctxt, place.server_id)
     if operation == 'attach':
         return parts.manager.attach(ctxt, server, AttachRequest(**arguments)).port_id
     parts.manager.detach(ctxt, server, **arguments)
@@ -106,24 +129,24 @@ def _serve() -> None:
         child = os.fork()
         if child == 0:
             os.close(reading)
-            _do(Case(**json.loads(line)), writing)
+            _do(Case.of(line), writing)
         os.close(writing)
+        print(child, flush=True)
         with os.fdopen(reading) as pipe:
             told = pipe.read()
         _, status = os.waitpid(child, 0)
         outcome = {'passed': []} | json.loads(told or '{}') | {'status': os.waitstatus_to_exitcode(status)}
-        sys.stdout.write(json.dumps(outcome) + '\n')
-        sys.stdout.flush()
+        print(json.dumps(outcome), flush=True)
 
 
 def _do(case: Case, pipe: int) -> None:
     status = 1
     try:
         faults = Faults.parse(case.faults)
-        parts = assemble(case.url, case.nics, faults)
+        parts = assemble(case.place, faults)
         told: dict[str, Any] = {}
         try:
-            told['answer'] = perform(parts, case.project_id, case.server_id, case.operation, case.arguments)
+            told['answer'] = perform(parts, case.place, case.operation, case.arguments)
         except exceptions.OsInterfaceError as error:
             told['error'] = type(error).__name__
         told['passed'] = faults.passed
@@ -140,16 +163,27 @@ class Zygote:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        #: the process that does the case at hand
+        self._child: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def run(self, case: Case) -> Outcome:
         """Have a process do a case, to its end."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        self._child = queue.SimpleQueue()
         self._process.stdin.write(json.dumps(dataclasses.asdict(case)) + '\n')
         self._process.stdin.flush()
+        self._child.put(int(self._line()))
+        return Outcome(**json.loads(self._line()))
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, 'the zygote has ended'
-        return Outcome(**json.loads(line))
+        return line
+
+    def kill(self) -> None:
+        """Kill the process that does the case at hand; at most once, from another thread."""
+        os.kill(self._child.get(timeout=10), signal.SIGKILL)
 
 
 @contextlib.contextmanager

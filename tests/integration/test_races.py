@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -19,14 +17,12 @@ from os_interface_ext.db.engine import Database
 from os_interface_ext.inventory import tables as inventory_tables
 
 from . import load
-from .conftest import Service, start_serve
+from .conftest import Service
 
 pytestmark = pytest.mark.service
 
-#: 1 is the full scale: 20,000 operations, 200 rounds.
-SCALE = float(os.environ.get('OS_INTERFACE_EXT_TEST_SCALE', '0.1'))
-ROUNDS = max(2, round(200 * SCALE))
-OPERATIONS = round(20000 * SCALE)
+ROUNDS = max(2, round(200 * load.SCALE))
+OPERATIONS = round(20000 * load.SCALE)
 RACERS = 32
 CLOUD = load.Cloud.of(servers=RACERS, ports=24)
 CONFIG = '[attachments]\nlease = 5\n[reconciler]\ninterval = 0.2\nworld_interval = 2\ngrace = 4\nbackoff = 0.1\n'
@@ -45,20 +41,8 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
     return out
 
 
-@contextlib.contextmanager
-def two_hosts(home: pathlib.Path, url: str) -> Iterator[list[Service]]:
-    """Two host processes, each with several workers, on one database."""
-    (home / 'inventory.yaml').write_text(CLOUD.inventory())
-    (home / 'osif.conf').write_text(CONFIG)
-    arguments = ['--config-file', str(home / 'osif.conf'), '--database', url, '--workers', '2']
-    arguments += ['--inventory', str(home / 'inventory.yaml')]
-    found = [start_serve(home, *arguments, '--replace', '--allow-reset')]
-    try:
-        found.append(start_serve(home, *arguments))
-        yield found
-    finally:
-        statuses = [host.stop() for host in found]
-    assert statuses == [0, 0]
+def two_hosts(home: pathlib.Path, url: str) -> contextlib.AbstractContextManager[list[Service]]:
+    return load.two_hosts(home, url, CONFIG, CLOUD.inventory(), '--allow-reset')
 
 
 @pytest.fixture(scope='module')
@@ -71,13 +55,6 @@ def hosts(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def urls(hosts: list[Service]) -> list[str]:
     hosts[0].reset()
     return [host.url for host in hosts]
-
-
-def at_once(urls: list[str], calls: list[Callable[[load.Client], Any]]) -> list[Any]:
-    """All calls, each from a client of its own, over the hosts in turn."""
-    with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
-        clients = [load.Client(urls[n % len(urls)]) for n in range(len(calls))]
-        return [one.result() for one in [pool.submit(call, c) for call, c in zip(calls, clients, strict=True)]]
 
 
 def answers(results: list[tuple[int, Any]]) -> list[int]:
@@ -93,7 +70,7 @@ def test_one_port_for_many_servers_goes_to_one(urls: list[str], say: Say) -> Non
     port = CLOUD.ports[0]
     tidy = load.Client(urls[0])
     for _ in range(ROUNDS):
-        results = at_once(urls, [lambda c, s=server: c.attach(s, port_id=port) for server in CLOUD.servers])
+        results = load.at_once(urls, [lambda c, s=server: c.attach(s, port_id=port) for server in CLOUD.servers])
         assert answers(results) == [200] + [409] * (RACERS - 1)
         tidy.detached(*winner(results))
     say(f'one port, {RACERS} servers at once, {ROUNDS} times: one 200 each time, the rest 409')
@@ -103,7 +80,7 @@ def test_one_address_for_many_servers_goes_to_one(urls: list[str], say: Say) -> 
     wanted = {'net_id': CLOUD.wide, 'fixed_ips': [{'ip_address': '10.1.77.7'}]}
     tidy = load.Client(urls[0])
     for _ in range(ROUNDS):
-        results = at_once(urls, [lambda c, s=server: c.attach(s, **wanted) for server in CLOUD.servers])
+        results = load.at_once(urls, [lambda c, s=server: c.attach(s, **wanted) for server in CLOUD.servers])
         assert answers(results) == [200] + [409] * (RACERS - 1)
         tidy.detached(*winner(results))
     say(f'one address, {RACERS} servers at once, {ROUNDS} times: one 200 each time, the rest 409')
@@ -112,7 +89,9 @@ def test_one_address_for_many_servers_goes_to_one(urls: list[str], say: Say) -> 
 def test_a_small_network_gives_exactly_what_it_has(urls: list[str]) -> None:
     tidy = load.Client(urls[0])
     for _ in range(max(2, ROUNDS // 20)):
-        results = at_once(urls, [lambda c, s=server: c.attach(s, net_id=CLOUD.narrow) for server in CLOUD.servers])
+        results = load.at_once(
+            urls, [lambda c, s=server: c.attach(s, net_id=CLOUD.narrow) for server in CLOUD.servers]
+        )
         given = CLOUD.narrow_size
         assert answers(results) == [200] * given + [400] * (RACERS - given)
         for server, (status, body) in zip(CLOUD.servers, results, strict=True):
@@ -126,7 +105,7 @@ def test_detach_detach_attach_keeps_the_fresh_attachment(urls: list[str]) -> Non
     client = load.Client(urls[0])
     for _ in range(ROUNDS):
         assert client.attach(server, port_id=port)[0] == 200
-        results = at_once(
+        results = load.at_once(
             urls,
             [
                 lambda c: c.call('DELETE', server, port),

@@ -178,6 +178,10 @@ def after_it(work: Callable[[Passing], object]) -> Trouble:
     return trouble
 
 
+#: Headers that are made anew on the way.
+_OURS = ('host', 'content-length')
+
+
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
@@ -224,7 +228,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if self._peer is None:
                 target = self.owner.target
                 self._peer = http.client.HTTPConnection(target.hostname or '', target.port, timeout=60)
-            headers = {name: text for name, text in passing.headers.items() if name.lower() not in ('host', 'content-length')}
+            headers = {name: text for name, text in passing.headers.items() if name.lower() not in _OURS}
             try:
                 self._peer.request(passing.method, passing.path, passing.body or None, headers)
                 response = self._peer.getresponse()

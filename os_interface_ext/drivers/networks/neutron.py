@@ -32,6 +32,7 @@ LOG = logging.getLogger(__name__)
 GROUP = 'neutron'
 #: Seconds for which is believed what a network was like.
 _NETWORK_TTL = 300.0
+_NONE_TTL = 30.0
 #: Times that a port is tried again that changes under our hands.
 _ATTEMPTS = 5
 _PAGE = 1000
@@ -39,8 +40,10 @@ _PAGE = 1000
 _TAGS_AT_CREATION = 'tag-ports-during-bulk-creation'
 
 _STATUSES = frozenset({'ACTIVE', 'DOWN', 'BUILD', 'ERROR'})
-_IS_PORT_ID = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}').fullmatch
+_is_uuid = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}').fullmatch
 _MARK = 'osif:'
+#: The owner of a free port for the moment in which it is made sure that it stays free.
+_LETTING_GO = 'osif:letting-go'
 
 #: Neutron's names of errors when a port is made, and ours; what is not here goes by the status.
 _NO_ADDRESS = frozenset({'ExternalIpAddressExhausted', 'NoMoreIpAddresses'})
@@ -99,11 +102,8 @@ class NeutronNetworkDriver(base.NetworkDriver):
         if not installation.isprintable():
             return []
         prefix = f'{_MARK}{installation}:'
-        if self._has_tags(ctxt):
-            found = self._list(ctxt, {'tags': prefix.rstrip(':')})
-        else:
-            # A description can only be compared as a whole: all ports are gone through, page by page.
-            found = (seen for seen in self._list(ctxt, {'limit': _PAGE}))
+        # A description can only be compared as a whole: without tags all ports are gone through, page by page.
+        found = self._list(ctxt, {'tags': prefix[:-1]} if self._has_tags(ctxt) else {'limit': _PAGE})
         return [seen.port for seen in found if seen.port.mark and seen.port.mark.startswith(prefix)]
 
     def details(self, ctxt: RequestContext, port: base.Port) -> base.Port:
@@ -178,7 +178,7 @@ class NeutronNetworkDriver(base.NetworkDriver):
 
     def _network(self, ctxt: RequestContext, network_id: str, *, as_caller: bool = True) -> _Network:
         """:raises NetworkNotFound: unknown, or not visible to the caller"""
-        if not _IS_PORT_ID(network_id):
+        if not _is_uuid(network_id):
             raise exceptions.NetworkNotFound(network_id)
         answer = self._neutron.read(ctxt, f'/networks/{network_id}', as_caller=as_caller)
         if answer.status == 401:
@@ -293,25 +293,36 @@ class NeutronNetworkDriver(base.NetworkDriver):
     # ------------------------------------------------------------------ letting go
 
     def unbind(self, ctxt: RequestContext, port_id: str, server_id: str, fence: base.Fence) -> None:
-        if _IS_PORT_ID(port_id) and server_id:
+        if _is_uuid(port_id) and server_id:
             self._unbind(ctxt, port_id, server_id, fence)
 
     def _unbind(self, ctxt: RequestContext, port_id: str, server_id: str, fence: base.Fence) -> None:
         seen = self._recall(ctxt, port_id) or self._look(ctxt, port_id)
+        outdated = False
         for _ in range(_ATTEMPTS):
-            if seen is None or seen.port.device_id != server_id:
+            if seen is None or seen.port.device_id not in (None, server_id):
                 return
-            self._put(ctxt, seen, {'device_id': '', 'device_owner': '', 'binding:host_id': ''}, fence)
+            if seen.port.device_id == server_id:
+                change = {'device_id': '', 'device_owner': '', 'binding:host_id': ''}
+            elif not outdated:
+                # A claim whose answer was given up may still be on its way, and is to find another revision.
+                # (Neutron makes none of a change that changes nothing.)
+                change = {'device_owner': _LETTING_GO}
+            elif seen.port.device_owner == _LETTING_GO:
+                change = {'device_owner': ''}
+            else:
+                return
+            outdated = self._put(ctxt, seen, change, fence) is not None or outdated
             # Whatever was answered: somebody else may have written at the same time.
             seen = self._look(ctxt, port_id)
-        if seen is not None and seen.port.device_id == server_id:
+        if seen is not None and (seen.port.device_id == server_id or seen.port.device_owner == _LETTING_GO):
             raise exceptions.Unavailable(operator=f'port {port_id} is changed by somebody else all the time')
 
     def delete(self, ctxt: RequestContext, port_id: str | None, mark: str | None, fence: base.Fence) -> None:
         if port_id is None:
             for seen in self._of_mark(ctxt, mark) if mark else ():
                 self._delete(ctxt, seen, mark, fence)
-        elif _IS_PORT_ID(port_id):
+        elif _is_uuid(port_id):
             self._delete(ctxt, self._recall(ctxt, port_id) or self._look(ctxt, port_id), mark, fence)
 
     def _delete(self, ctxt: RequestContext, seen: _Seen | None, mark: str | None, fence: base.Fence) -> None:
@@ -355,7 +366,7 @@ class NeutronNetworkDriver(base.NetworkDriver):
 
         :raises PortNotFound: there is none, or it is one of his own that Neutron does not show him
         """
-        if not _IS_PORT_ID(port_id):
+        if not _is_uuid(port_id):
             raise exceptions.PortNotFound(port_id)
         answer = self._neutron.read(ctxt, f'/ports/{port_id}', as_caller=True)
         if answer.status == 401:
@@ -364,12 +375,12 @@ class NeutronNetworkDriver(base.NetworkDriver):
             seen = _seen(_of(answer, 'port', exceptions.Unavailable), exceptions.Unavailable)
             if seen.port.id == port_id:
                 return seen
-        elif not _is_absent(answer) and answer.status != 403:
-            raise _odd(answer)
-        elif ctxt.auth_token:
+        elif ctxt.auth_token and answer.status in (403, 404):
             hidden = self._look(ctxt, port_id)
             if hidden is not None and hidden.port.project_id != ctxt.project_id:
                 return hidden
+        elif not _is_absent(answer):
+            raise _odd(answer)
         raise exceptions.PortNotFound(port_id)
 
     def _look(self, ctxt: RequestContext, port_id: str) -> _Seen | None:
@@ -414,7 +425,8 @@ class NeutronNetworkDriver(base.NetworkDriver):
             query = {'router:external': 'true', 'fields': ['id', 'shared']}
             bodies = _of(self._neutron.read(ctxt, '/networks', query), 'networks', exceptions.Unavailable)
             known = frozenset(body['id'] for body in bodies if not body.get('shared'))
-            self._external = (time.monotonic() + _NETWORK_TTL, known)
+            # That there is none is believed for less long: a Neutron that has just started shows none.
+            self._external = (time.monotonic() + (_NETWORK_TTL if known else _NONE_TTL), known)
         return known
 
     # A port that was read a moment ago in the same request need not be read again: what is done on the
@@ -536,8 +548,11 @@ def _message(answer: Answer) -> str:
 
 
 def _is_absent(answer: Answer) -> bool:
-    """Whether Neutron itself, not something in between, says that there is no such thing."""
-    return answer.status == 404 and 'NeutronError' in answer.body
+    """Whether Neutron itself says that there is no such port: not something in between, and not its policies.
+
+    (For its first moments a Neutron with threads knows no rules yet, and shows an administrator nothing.)
+    """
+    return answer.status == 404 and _type(answer) == 'PortNotFound'
 
 
 def _odd(answer: Answer) -> exceptions.Unavailable:

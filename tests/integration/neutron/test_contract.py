@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import time
 from collections.abc import Iterator
@@ -129,10 +128,7 @@ class TestNeutronContractWithoutTokens(TestNeutronContract):
 
     @pytest.fixture(scope='class', autouse=True)
     def without_tags(self, world: World) -> Iterator[None]:
-        with (
-            world.proxy.trouble(http_proxy.before_it(_untag), lambda passing: passing.method == 'POST'),
-            world.proxy.trouble(http_proxy.answer(404), lambda passing: '/extensions/tag' in passing.path),
-        ):
+        with world.without_tags():
             yield
 
     @pytest.fixture(scope='class')
@@ -155,12 +151,6 @@ def test_the_mark_is_a_tag_where_tags_can_be_given(world: World, driver: Neutron
     assert made is not None
     assert set(made['tags']) == {mark, mark.rpartition(':')[0]}
     assert made['description'] == ''
-
-
-def _untag(passing: http_proxy.Passing) -> None:
-    told = json.loads(passing.body)
-    told['port'].pop('tags', None)
-    passing.body = json.dumps(told).encode()
 
 
 def _writes(passing: http_proxy.Passing) -> bool:
