@@ -142,7 +142,7 @@ class World:
 
     @property
     def python(self) -> str:
-        return str(self.cloud._site.place.venv / 'bin/python')
+        return str(self.cloud.place.venv / 'bin/python')
 
     @functools.cached_property
     def packages(self) -> pathlib.Path:
@@ -167,7 +167,7 @@ class World:
 
     def configure(self, etc: pathlib.Path, **overrides: dict[str, str]) -> pathlib.Path:
         """Nova's configuration with the filter in its pipeline, and the filter's own; the path of the latter."""
-        place = self.cloud._site.place
+        place = self.cloud.place
         etc.mkdir(parents=True, exist_ok=True)
         shutil.copy(place.etc('nova') / 'nova.conf', etc)
         paste = (place.venv / 'etc/nova/api-paste.ini').read_text()

@@ -82,6 +82,11 @@ class Cloud:
         return self._site.place.memcached
 
     @property
+    def place(self) -> configuration.Place:
+        """Where everything is: the folders, the environment, the ports."""
+        return self._site.place
+
+    @property
     def logs(self) -> pathlib.Path:
         """The folder of the logs."""
         return self._site.place.logs
