@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -40,7 +41,7 @@ OPTS = [
         'read_timeout',
         default=10.0,
         min=0.1,
-        help='Seconds after which an answer that is not complete is given up. With connect_timeout it has to '
+        help='Seconds for which an answer is waited for, and for its body. With connect_timeout it has to '
         'stay below half of [attachments] lease: a request that is begun at the last moment must be over '
         'before somebody else goes on with the record.',
     ),
@@ -60,8 +61,11 @@ OPTS = [
 
 #: What another try may mend.
 _PASSING = frozenset({429, 500, 502, 503, 504})
-#: The longest Retry-After that is waited for, in seconds.
+#: The longest Retry-After that is waited for, and that is passed on, in seconds.
 _PATIENCE = 2.0
+_LONGEST = 3600.0
+#: Seconds after which our own token may be given up once more for one that was refused beside a caller's.
+_RENEWAL = 60.0
 _CHUNK = 65536
 
 
@@ -106,10 +110,14 @@ class Service:
         self._version = version
         self._timeouts = (options.connect_timeout, options.read_timeout)
         self._check_timeouts(conf)
+        self._check_places(options)
         self._retries = options.read_retries
+        self._renewable = 0.0
         self._auth = _authentication(conf, group)
         session = loading.load_session_from_conf_options(conf, group, auth=self._auth)
         session.session = _pool(options.pool_size)
+        # Those of Keystone too, which has none by itself, and for which all threads wait.
+        session.timeout = self._timeouts  # type: ignore[assignment]
         self._adapter = loading.load_adapter_from_conf_options(conf, group, session=session, auth=self._auth)
         self._adapter.service_type = options.service_type or service_type
         self._adapter.interface = self._adapter.interface or ['internal', 'public']
@@ -121,6 +129,19 @@ class Service:
             raise exceptions.ConfigurationError(
                 f'option [{self._group}] read_timeout: {read:g} s and connect_timeout {connect:g} s together are '
                 f'not below half of [attachments] lease, {half:g} s: lower them, or raise the lease'
+            )
+
+    def _check_places(self, options: Any) -> None:
+        """What would otherwise be found out by the first request."""
+        for name in ('cafile', 'certfile', 'keyfile'):
+            if options[name] and not os.access(options[name], os.R_OK):
+                raise exceptions.ConfigurationError(
+                    f'option [{self._group}] {name}: {options[name]!r} cannot be read: correct the path'
+                )
+        override = options.endpoint_override
+        if override and not override.startswith(('http://', 'https://')):
+            raise exceptions.ConfigurationError(
+                f'option [{self._group}] endpoint_override: {override!r} is no URL: begin it with http:// or https://'
             )
 
     # ------------------------------------------------------------------ asking
@@ -167,9 +188,10 @@ class Service:
         :raises Unavailable: nothing happened
         :raises UnknownOutcome: it may have had its effect
         """
+        # Before a token is asked for, too: that takes its time.
         fence.check()
         headers = {} if revision is None else {'If-Match': f'revision_number={revision}'}
-        answer = self._send(ctxt, method, path, as_caller, json=body, headers=headers)
+        answer = self._send(ctxt, method, path, as_caller, fence, headers, json=body)
         if answer.status >= 500:
             raise self._refusal(answer, exceptions.UnknownOutcome, f'{method} {path}')
         if answer.status == 429:
@@ -184,25 +206,53 @@ class Service:
 
     # ------------------------------------------------------------------ one request
 
-    def _send(self, ctxt: RequestContext, method: str, path: str, as_caller: bool, **more: Any) -> Answer:
+    def _send(
+        self,
+        ctxt: RequestContext,
+        method: str,
+        path: str,
+        as_caller: bool,
+        fence: Fence | None = None,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> Answer:
         asked = f'[{self._group}] {method} {path}'
-        try:
-            base = self._endpoint()
-            auth = self._authority(ctxt, as_caller, base)
-            # Asked for first, so that what goes wrong with the request itself is told from this.
-            self._adapter.session.get_auth_headers(auth)
-        except ks_exceptions.ClientException as error:
-            raise exceptions.Unavailable(operator=f'{asked}: no token or endpoint: {error}') from error
+        answer = None
+        # Once more with a new token, where ours may be what was not accepted: then nothing has happened.
+        for last in (False, True):
+            try:
+                base = self._endpoint()
+                auth = self._authority(ctxt, as_caller, base)
+                tokens = self._adapter.session.get_auth_headers(auth) or {}
+            except _FAILURES as error:
+                raise exceptions.Unavailable(operator=f'{asked}: no token or endpoint: {error}') from error
+            if fence is not None:
+                fence.check()
+            answer = self._exchange(ctxt, method, base + path, {**(headers or {}), **tokens}, asked, **more)
+            if answer.status != 401 or last or not self._renew(auth):
+                break
+        assert answer is not None
+        if answer.status in (401, 403) and auth is self._auth:
+            raise exceptions.Unavailable(
+                operator=f'{asked}: {answer.status}: the user of this group may not do this; look at its roles'
+            )
+        return answer
+
+    def _exchange(
+        self, ctxt: RequestContext, method: str, url: str, headers: dict[str, str], asked: str, **more: Any
+    ) -> Answer:
         begun = time.monotonic()
         try:
             response = self._adapter.request(
-                base + path,
+                url,
                 method,
-                auth=auth,
+                headers=headers,
+                authenticated=False,
                 raise_exc=False,
                 redirect=False,
                 log=False,
                 connect_retries=0,
+                status_code_retries=0,
                 stream=True,
                 timeout=self._timeouts,
                 global_request_id=ctxt.global_id,
@@ -222,11 +272,22 @@ class Service:
         )
         return self._answer(response, content, method, asked)
 
+    def _renew(self, auth: plugin.BaseAuthPlugin) -> bool:
+        """Whether a token of ours was given up, so that a new one can be tried.
+
+        Beside a caller's token, which is the likelier one to be bad, only once in a while: nobody is to make us
+        fetch a token with each of his requests.
+        """
+        if auth is not self._auth and time.monotonic() < self._renewable:
+            return False
+        self._renewable = time.monotonic() + _RENEWAL
+        return self._auth.invalidate()
+
     def _answer(self, response: requests.Response, content: bytes, method: str, asked: str) -> Answer:
         status = response.status_code
         try:
             body = json.loads(content) if content else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         # An error without a body that can be read is an error all the same.
         if not isinstance(body, dict) and status >= 400:
@@ -234,10 +295,6 @@ class Service:
         if status < 200 or 300 <= status < 400 or not isinstance(body, dict):
             kind = exceptions.Unavailable if method == 'GET' else exceptions.UnknownOutcome
             raise kind(operator=f'{asked}: what was answered ({status}, {content[:80]!r}) makes no sense')
-        if status in (401, 403) and not response.request.headers.get(service_token.SERVICE_AUTH_HEADER_NAME):
-            raise exceptions.Unavailable(
-                operator=f'{asked}: {status}: the user of [{self._group}] may not do this; look at its roles'
-            )
         return Answer(status, body, _seconds(response.headers.get('Retry-After')))
 
     def _endpoint(self) -> str:
@@ -258,6 +315,11 @@ def _authentication(conf: cfg.ConfigOpts, group: str) -> plugin.BaseAuthPlugin:
         auth = loading.load_auth_from_conf_options(conf, group)
     except ks_exceptions.ClientException as error:
         raise exceptions.ConfigurationError(f'option [{group}] auth_type: {error}') from error
+    url = getattr(auth, 'auth_url', 'http://')
+    if auth is not None and not str(url).startswith(('http://', 'https://')):
+        raise exceptions.ConfigurationError(
+            f'option [{group}] auth_url: {url!r} is no URL: give that of Keystone, http://… or https://…'
+        )
     if auth is None:
         raise exceptions.ConfigurationError(
             f'option [{group}] auth_type: not set: give the options with which this service authenticates '
@@ -286,10 +348,17 @@ def _content(response: requests.Response, give_up: float) -> bytes:
     """The body, unless it takes too long as a whole: a time-out of reading is one for each piece."""
     pieces = []
     try:
-        while piece := response.raw.read1(_CHUNK, decode_content=True):
-            pieces.append(piece)
-            if time.monotonic() > give_up:
+        while True:
+            left = give_up - time.monotonic()
+            if left <= 0:
                 raise requests.ReadTimeout('the answer takes too long')
+            connection = response.raw.connection
+            if connection is not None and connection.sock is not None:
+                connection.sock.settimeout(left)
+            piece = response.raw.read1(_CHUNK, decode_content=True)
+            if not piece:
+                break
+            pieces.append(piece)
     except BaseException:
         response.close()
         raise
@@ -314,4 +383,4 @@ def _never_sent(error: BaseException) -> bool:
 
 
 def _seconds(text: str | None) -> float | None:
-    return float(text) if text and text.isdecimal() else None
+    return min(float(text), _LONGEST) if text and text.isdecimal() else None

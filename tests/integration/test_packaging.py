@@ -203,7 +203,11 @@ def test_every_entry_point_is_there(built: Built, installed: pathlib.Path, tmp_p
     code = (
         'from importlib import metadata\n'
         "for one in metadata.distribution('os-interface-ext').entry_points:\n"
-        '    one.load()\n'
+        '    try:\n'
+        '        one.load()\n'
+        '    except ModuleNotFoundError as error:\n'
+        # It is for Nova's own process, and cannot be had without it.
+        "        assert (one.name, error.name) == ('nova-local', 'nova')\n"
         '    print(one.group, one.name)\n'
     )
     loaded = set(python(installed, tmp_path, code).splitlines())

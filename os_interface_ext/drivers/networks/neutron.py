@@ -59,6 +59,8 @@ class _Seen:
     port: base.Port
     revision: int
     addressless: bool
+    #: False if the caller does not see it, and we do
+    visible: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -154,15 +156,18 @@ class NeutronNetworkDriver(base.NetworkDriver):
         if self._tags is not True:
             wanted['description'] = mark
         answer = self._neutron.write(ctxt, 'POST', '/ports', fence, {'port': wanted}, as_caller=True)
-        if self._tags is None and answer.status == 400 and 'tags' in _message(answer):
+        if self._tags is not False and answer.status == 400 and 'tags' in _message(answer):
             self._tags = False
             return self._make(ctxt, server, network, address, mark, fence)
         if answer.status >= 400:
             raise _refused(answer, network.id, address)
         body = _of(answer, 'port', exceptions.UnknownOutcome)
-        if self._tags is None:
-            self._tags = mark in body.get('tags', ())
-        return _seen(body, exceptions.UnknownOutcome)
+        made = _seen(body, exceptions.UnknownOutcome)
+        self._tags = mark in (body.get('tags') or ())
+        if made.port.mark != mark:
+            # Neutron takes tags no more: such a port is found neither by its mark nor deleted with it.
+            LOG.warning('port %s has been made without its mark %s', made.port.id, mark)
+        return made
 
     def _network_for(self, ctxt: RequestContext, server: base.Server, request: base.PortRequest) -> _Network:
         if request.network_id is not None:
@@ -182,7 +187,7 @@ class NeutronNetworkDriver(base.NetworkDriver):
             raise exceptions.NetworkNotFound(network_id)
         answer = self._neutron.read(ctxt, f'/networks/{network_id}', as_caller=as_caller)
         if answer.status == 401:
-            raise exceptions.TokenRefused()
+            raise _token_refused()
         if answer.status in (400, 403, 404):
             raise exceptions.NetworkNotFound(network_id)
         network = _as_network(_of(answer, 'network', exceptions.Unavailable))
@@ -209,10 +214,7 @@ class NeutronNetworkDriver(base.NetworkDriver):
         fields = ['id', 'project_id', 'router:external', 'shared', 'subnets', 'port_security_enabled', 'mtu']
         found: dict[str, _Network] = {}
         for query in ({'project_id': project_id}, {'shared': 'true'}):
-            answer = self._neutron.read(ctxt, '/networks', {**query, 'fields': fields}, as_caller=True)
-            if answer.status == 401:
-                raise exceptions.TokenRefused()
-            for body in _of(answer, 'networks', exceptions.Unavailable):
+            for body in self._pages(ctxt, 'networks', {**query, 'fields': fields}, as_caller=True):
                 network = _as_network(body)
                 found[network.id] = network
         usable = list(found.values())
@@ -243,6 +245,8 @@ class NeutronNetworkDriver(base.NetworkDriver):
         port = seen.port
         if port.project_id != server.project_id:
             raise exceptions.PortNotUsable(port.id, 'it belongs to another project')
+        if not seen.visible:
+            raise exceptions.PortNotFound(port.id)
         if port.device_id:
             raise exceptions.PortInUse(port.id)
         if not port.fixed_ips and not seen.addressless:
@@ -262,7 +266,13 @@ class NeutronNetworkDriver(base.NetworkDriver):
         # Somebody has written between our read and our write. It may have been a claim, which we have
         # overwritten, or which has overwritten ours: never bound, and taken back as far as it is ours.
         LOG.warning('port %s was written by somebody else while server %s claimed it', seen.port.id, server.id)
-        self._unbind(ctxt, seen.port.id, server.id, fence)
+        try:
+            self._unbind(ctxt, seen.port.id, server.id, fence)
+        except exceptions.DriverError as error:
+            # Our claim may stand: the record has to outlive it.
+            raise exceptions.UnknownOutcome(
+                operator=f'port {seen.port.id} is claimed, and could not be let go of: {error}'
+            ) from error
         return None
 
     def bind(self, ctxt: RequestContext, port: base.Port, host: str | None, fence: base.Fence) -> base.Port:
@@ -298,7 +308,7 @@ class NeutronNetworkDriver(base.NetworkDriver):
 
     def _unbind(self, ctxt: RequestContext, port_id: str, server_id: str, fence: base.Fence) -> None:
         seen = self._recall(ctxt, port_id) or self._look(ctxt, port_id)
-        outdated = False
+        outdated, owner = False, ''
         for _ in range(_ATTEMPTS):
             if seen is None or seen.port.device_id not in (None, server_id):
                 return
@@ -307,9 +317,11 @@ class NeutronNetworkDriver(base.NetworkDriver):
             elif not outdated:
                 # A claim whose answer was given up may still be on its way, and is to find another revision.
                 # (Neutron makes none of a change that changes nothing.)
+                if seen.port.device_owner != _LETTING_GO:
+                    owner = seen.port.device_owner
                 change = {'device_owner': _LETTING_GO}
             elif seen.port.device_owner == _LETTING_GO:
-                change = {'device_owner': ''}
+                change = {'device_owner': owner}
             else:
                 return
             outdated = self._put(ctxt, seen, change, fence) is not None or outdated
@@ -362,23 +374,23 @@ class NeutronNetworkDriver(base.NetworkDriver):
         return answer
 
     def _look_as_caller(self, ctxt: RequestContext, port_id: str) -> _Seen:
-        """A port that the caller sees, or one of another project.
+        """A port that the caller sees, or that we see: who may see a server may see what it has.
 
-        :raises PortNotFound: there is none, or it is one of his own that Neutron does not show him
+        :raises PortNotFound:
         """
         if not _is_uuid(port_id):
             raise exceptions.PortNotFound(port_id)
         answer = self._neutron.read(ctxt, f'/ports/{port_id}', as_caller=True)
         if answer.status == 401:
-            raise exceptions.TokenRefused()
+            raise _token_refused()
         if answer.status < 400:
             seen = _seen(_of(answer, 'port', exceptions.Unavailable), exceptions.Unavailable)
             if seen.port.id == port_id:
                 return seen
         elif ctxt.auth_token and answer.status in (403, 404):
             hidden = self._look(ctxt, port_id)
-            if hidden is not None and hidden.port.project_id != ctxt.project_id:
-                return hidden
+            if hidden is not None:
+                return dataclasses.replace(hidden, visible=False)
         elif not _is_absent(answer):
             raise _odd(answer)
         raise exceptions.PortNotFound(port_id)
@@ -391,13 +403,21 @@ class NeutronNetworkDriver(base.NetworkDriver):
         return _seen(_of(answer, 'port', exceptions.Unavailable), exceptions.Unavailable)
 
     def _list(self, ctxt: RequestContext, query: dict[str, Any]) -> Iterator[_Seen]:
+        for body in self._pages(ctxt, 'ports', query):
+            yield _seen(body, exceptions.Unavailable)
+
+    def _pages(
+        self, ctxt: RequestContext, key: str, query: dict[str, Any], *, as_caller: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """What a list has, page by page where Neutron gives it so."""
         marker: dict[str, str] = {}
         while True:
-            answer = self._neutron.read(ctxt, '/ports', {**query, **marker})
-            bodies = _of(answer, 'ports', exceptions.Unavailable)
-            for body in bodies:
-                yield _seen(body, exceptions.Unavailable)
-            more = any(link.get('rel') == 'next' for link in answer.body.get('ports_links', ()))
+            answer = self._neutron.read(ctxt, f'/{key}', {**query, **marker}, as_caller=as_caller)
+            if answer.status == 401:
+                raise _token_refused()
+            bodies = _of(answer, key, exceptions.Unavailable)
+            yield from bodies
+            more = any('next' in str(link) for link in answer.body.get(f'{key}_links') or ())
             if not bodies or not more:
                 return
             marker = {'marker': bodies[-1]['id']}
@@ -423,7 +443,7 @@ class NeutronNetworkDriver(base.NetworkDriver):
         until, known = self._external
         if time.monotonic() >= until:
             query = {'router:external': 'true', 'fields': ['id', 'shared']}
-            bodies = _of(self._neutron.read(ctxt, '/networks', query), 'networks', exceptions.Unavailable)
+            bodies = self._pages(ctxt, 'networks', query)
             known = frozenset(body['id'] for body in bodies if not body.get('shared'))
             # That there is none is believed for less long: a Neutron that has just started shows none.
             self._external = (time.monotonic() + (_NETWORK_TTL if known else _NONE_TTL), known)
@@ -498,8 +518,8 @@ def _seen(body: dict[str, Any], failure: type[exceptions.Unavailable]) -> _Seen:
             vif_details=body.get('binding:vif_details') or {},
         )
         addressless = body.get('ip_allocation') in ('none', 'deferred')
-        return _Seen(port, body['revision_number'], addressless)
-    except (KeyError, TypeError) as error:
+        return _Seen(port, int(body['revision_number']), addressless)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise failure(operator=f'Neutron answered with a port that makes no sense: {error!r}') from error
 
 
@@ -521,8 +541,10 @@ def _as_network(body: dict[str, Any]) -> _Network:
             port_security=body.get('port_security_enabled', True),
             mtu=body.get('mtu'),
         )
-    except KeyError as error:
-        raise exceptions.Unavailable(operator=f'Neutron answered with a network without {error}') from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise exceptions.Unavailable(
+            operator=f'Neutron answered with a network that makes no sense: {error!r}'
+        ) from error
 
 
 def _owner(server: base.Server) -> str:
@@ -559,6 +581,15 @@ def _odd(answer: Answer) -> exceptions.Unavailable:
     return exceptions.Unavailable(operator=f'Neutron answered {answer.status}: {_message(answer)}')
 
 
+def _token_refused() -> exceptions.TokenRefused:
+    LOG.warning(
+        "Neutron does not take a caller's token, or not ours beside it: has the user of [%s] one of the "
+        "service_token_roles of Neutron's [keystone_authtoken]?",
+        GROUP,
+    )
+    return exceptions.TokenRefused()
+
+
 def _is_no_address(answer: Answer) -> bool:
     kind = _type(answer)
     return kind in _NO_ADDRESS or kind.startswith(_NO_ADDRESS_BEGINS)
@@ -567,6 +598,7 @@ def _is_no_address(answer: Answer) -> bool:
 def _refused(answer: Answer, network_id: str, address: str | None) -> exceptions.DriverError:
     """What the contract calls the reason for which Neutron made no port."""
     kind, said = _type(answer), f'Neutron made no port: {answer.status} {_message(answer)}'
+    LOG.info(said)
     if kind == 'OverQuota':
         return exceptions.QuotaExceeded(operator=said)
     if _is_no_address(answer):
@@ -578,7 +610,7 @@ def _refused(answer: Answer, network_id: str, address: str | None) -> exceptions
     if answer.status == 404:
         return exceptions.NetworkNotFound(network_id, operator=said)
     if answer.status == 401:
-        return exceptions.TokenRefused(operator=said)
+        return _token_refused()
     if answer.status == 403:
         return exceptions.CallerRefused(operator=said)
     return exceptions.NetworkNotUsable(operator=said)

@@ -130,6 +130,8 @@ class NovaLocalServerDriver(base.ServerDriver):
             nova_ctxt, _ = self._find(ctxt, server.id)
         except exceptions.ServerNotFound:
             return
+        # A look that is due after an earlier detach would take the entry for a remnant of that.
+        self._watch.forget(server.id, port_id)
         with _failures_told(server.id):
             port = self._ports.look_up(nova_ctxt, port_id)
             if port is not None:
@@ -368,16 +370,19 @@ class _Watch:
     def __init__(self, look: Callable[[Any, str, base.Change], None]) -> None:
         self._look = look
         self._begin()
+        # A fork has neither the thread nor, perhaps, a lock that anybody gives back.
+        os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
-        self._process = os.getpid()
         self._news = threading.Condition()
         self._due: dict[tuple[str, str | None], tuple[float, int, Any, base.Change]] = {}
         self._running = False
 
+    def forget(self, server_id: str, port_id: str) -> None:
+        with self._news:
+            self._due.pop((server_id, port_id), None)
+
     def add(self, nova_ctxt: Any, server_id: str, change: base.Change) -> None:
-        if self._process != os.getpid():
-            self._begin()
         with self._news:
             # The latest change of a port is the one that counts.
             self._due[server_id, change.port_id] = (time.monotonic() + _LOOKS[0], 0, nova_ctxt, change)

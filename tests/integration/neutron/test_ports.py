@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from os_interface_ext import exceptions
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.networks.neutron import NeutronNetworkDriver
 
@@ -134,3 +135,18 @@ def test_a_port_that_lost_its_mark_is_unbound_and_not_deleted(
     host.detach(server, port_id)
     left = look(world, port_id)
     assert (left['device_id'], left['device_owner'], left['binding:host_id']) == ('', '', '')
+
+
+def test_a_port_that_a_caller_of_a_third_project_does_not_see(
+    world: World, project: Project, network: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    driver = NeutronNetworkDriver(world.conf(tmp_path_factory.mktemp('neutron')))
+    ctxt = world.member(world.project('ports-third'))
+    one = base.Server('5b4f6c30-5a43-4f3c-9d23-000000000004', project.id, host='compute1')
+    port_id = world.port(project, network)
+    with pytest.raises(exceptions.PortNotFound):
+        driver.claim(ctxt, one, port_id, base.Fence(1, time.monotonic() + 60))
+    driver.get_port(ctxt, port_id)
+    with pytest.raises(exceptions.PortNotFound):
+        driver.claim(ctxt, one, port_id, base.Fence(1, time.monotonic() + 60))
+    assert look(world, port_id)['device_id'] == ''

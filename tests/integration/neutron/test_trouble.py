@@ -306,3 +306,39 @@ def test_an_answer_takes_a_bounded_time(tenant: Tenant) -> None:
     # Three tries at the most, each with its own time, and nothing of it goes on.
     asked = [one for one in tenant.world.proxy.passed if one.path.endswith(server.id)]
     assert len(asked) <= 3
+
+
+def test_a_claim_that_somebody_wrote_into_and_that_cannot_be_taken_back_stays_on_record(tenant: Tenant) -> None:
+    proxy = tenant.world.proxy
+
+    def as_if_somebody_wrote(body: bytes) -> bytes:
+        told = json.loads(body)
+        told['port']['revision_number'] += 1
+        return json.dumps(told).encode()
+
+    proxy.clear()
+    claims = proxy.trouble(http_proxy.change(as_if_somebody_wrote), _writes, times=1)
+    silence = proxy.trouble(http_proxy.answer(503, b''), lambda one: any(map(_writes, proxy.passed[:-1])))
+    with claims, silence:
+        answer = tenant.host.call('POST', tenant.server, body={'port_id': tenant.brought})
+    assert answer.status_int == 503, answer
+    tenant.check()
+    assert tenant.host.call('POST', tenant.server, body={'port_id': tenant.brought}).status_int == 200
+
+
+@pytest.mark.parametrize('status', [403, 404])
+@pytest.mark.parametrize('wanted', ['port', 'network'])
+def test_what_a_server_has_is_its_users_to_see_and_detach(
+    tenant: Tenant, world: World, project: Project, status: int, wanted: str
+) -> None:
+    body = {'port_id': tenant.brought} if wanted == 'port' else {'net_id': tenant.network}
+    port_id = tenant.host.attach(tenant.server, **body)
+    token = world.token(project)
+    with world.proxy.trouble(
+        http_proxy.answer(status, NEUTRON_ERROR), lambda one: one.headers['X-Auth-Token'] == token
+    ):
+        tenant.host.show(tenant.server, port_id)
+        tenant.host.detach(tenant.server, port_id)
+        assert tenant.host.call('POST', tenant.server, body={'port_id': tenant.brought}).status_int == 404
+    tenant.check()
+    assert tenant.host.list(tenant.server).json == {'interfaceAttachments': []}
