@@ -79,10 +79,15 @@ class Server:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FixedIP:
-    """An address of a port, in its canonical form."""
+    """An address of a port, in its canonical form.
+
+    ``prefix_length`` is its subnet's, for VIF drivers, where ``details`` tells it; the address is the same
+    without it.
+    """
 
     subnet_id: str
     ip_address: str
+    prefix_length: int | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -263,7 +268,7 @@ class NetworkDriver(_Driver):
 
     # Optional
     def details(self, ctxt: RequestContext, port: Port) -> Port:
-        """A bound port with all that plugging it may need, the ``mtu`` for one.
+        """A bound port with all that plugging it may need: the ``mtu``, the ``prefix_length`` of its addresses.
 
         Asked only before a plug that has side effects: whatever ``bind`` would need another round trip for.
         """

@@ -80,7 +80,8 @@ class NeutronNetworkDriver(base.NetworkDriver):
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._neutron = Service(conf, GROUP, 'network', '/v2.0')
         self._locks = _Locks()
-        self._networks: dict[str, tuple[float, _Network]] = {}
+        #: of a network: until when it is believed, its MTU, and the lengths of its subnets' prefixes
+        self._plugging: dict[str, tuple[float, int | None, dict[str, int]]] = {}
         self._external: tuple[float, frozenset[str]] = (0.0, frozenset())
         #: Whether a port can be given its tags when it is made; None while that is not known.
         self._tags: bool | None = None
@@ -109,10 +110,19 @@ class NeutronNetworkDriver(base.NetworkDriver):
         return [seen.port for seen in found if seen.port.mark and seen.port.mark.startswith(prefix)]
 
     def details(self, ctxt: RequestContext, port: base.Port) -> base.Port:
-        known = self._networks.get(port.network_id)
-        if known is None or known[0] < time.monotonic():
-            known = (0.0, self._network(ctxt, port.network_id, as_caller=False))
-        return dataclasses.replace(port, mtu=known[1].mtu)
+        until, mtu, lengths = self._plugging.get(port.network_id, (0.0, None, {}))
+        if until < time.monotonic() or not all(one.subnet_id in lengths for one in port.fixed_ips):
+            mtu = self._network(ctxt, port.network_id, as_caller=False).mtu
+            query = {'network_id': port.network_id, 'fields': ['id', 'cidr']}
+            lengths = {
+                subnet['id']: int(subnet['cidr'].rpartition('/')[2])
+                for subnet in self._pages(ctxt, 'subnets', query)
+            }
+            self._plugging[port.network_id] = (time.monotonic() + _NETWORK_TTL, mtu, lengths)
+        fixed_ips = tuple(
+            dataclasses.replace(one, prefix_length=lengths.get(one.subnet_id)) for one in port.fixed_ips
+        )
+        return dataclasses.replace(port, mtu=mtu, fixed_ips=fixed_ips)
 
     # ------------------------------------------------------------------ making
 
@@ -193,7 +203,6 @@ class NeutronNetworkDriver(base.NetworkDriver):
         network = _as_network(_of(answer, 'network', exceptions.Unavailable))
         if as_caller and not ctxt.auth_token and not self._is_visible(ctxt, network):
             raise exceptions.NetworkNotFound(network_id)
-        self._networks[network.id] = (time.monotonic() + _NETWORK_TTL, network)
         return network
 
     def _is_visible(self, ctxt: RequestContext, network: _Network) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import operator
@@ -53,6 +54,9 @@ _BY_DEVICE = _PORTS.where(_t.c.device_id == sa.bindparam('device_id'))
 _BY_MARK = _PORTS.where(_t.c.mark == sa.bindparam('mark'))
 _BY_PREFIX = _PORTS.where(_t.c.mark.startswith(sa.bindparam('prefix'), escape='/'))
 
+_SUBNETS = sa.select(tables.subnets.c.id, tables.subnets.c.cidr).where(
+    tables.subnets.c.network_id == sa.bindparam('network_id')
+)
 _CREATED_BY_ATTACH = sa.select(_t.c.created_by_attach, _t.c.mark).where(_t.c.id == sa.bindparam('id'))
 _NETWORK_IS_UP = sa.exists().where(
     tables.networks.c.id == _t.c.network_id, tables.networks.c.admin_state_up.is_(sa.true())
@@ -107,6 +111,14 @@ class SQLNetworkDriver(base.NetworkDriver):
         if not found:
             raise exceptions.PortNotFound(port_id)
         return found[0]
+
+    def details(self, ctxt: RequestContext, port: base.Port) -> base.Port:
+        rows = fetch(self._db, _SUBNETS, {'network_id': port.network_id}).rows
+        lengths = {subnet_id: int(cidr.rpartition('/')[2]) for subnet_id, cidr in rows}
+        fixed_ips = tuple(
+            dataclasses.replace(one, prefix_length=lengths.get(one.subnet_id)) for one in port.fixed_ips
+        )
+        return dataclasses.replace(port, fixed_ips=fixed_ips)
 
     def find_marked(self, ctxt: RequestContext, installation: str) -> Iterable[base.Port]:
         prefix = f'osif:{installation}:'

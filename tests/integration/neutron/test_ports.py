@@ -120,6 +120,7 @@ def test_what_plugging_needs_to_know(
     port = driver.create(ctxt, one, base.PortRequest(network), mark, fence)
     bound = driver.details(ctxt, driver.bind(ctxt, port, 'compute1', fence))
     assert bound.mtu == 1400
+    assert sorted(one.prefix_length or 0 for one in bound.fixed_ips) == [24, 64]
     assert bound.vif_type == 'ovs'
     assert bound.vif_details['bridge_name'] == 'br-int'
     assert bound.vnic_type == 'normal'
