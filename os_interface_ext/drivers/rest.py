@@ -70,14 +70,18 @@ _CHUNK = 65536
 
 
 class Answer:
-    """What a service answered: the status, and the body (empty if there was none)."""
+    """What a service answered: the status, and the body (empty if there was none).
 
-    __slots__ = ('body', 'retry_after', 'status')
+    ``is_our_refusal``: 401 or 403 to a request that was made with our own authority alone.
+    """
+
+    __slots__ = ('body', 'is_our_refusal', 'retry_after', 'status')
 
     def __init__(self, status: int, body: dict[str, Any], retry_after: float | None) -> None:
         self.status = status
         self.body = body
         self.retry_after = retry_after
+        self.is_our_refusal = False
 
 
 class Service:
@@ -163,7 +167,7 @@ class Service:
                     raise
             else:
                 if answer.status not in _PASSING:
-                    return answer
+                    return self._permitted(answer, f'GET {path}')
                 wait = max(pause or 0.0, answer.retry_after or 0.0)
                 if pause is None or wait > _PATIENCE or time.monotonic() + wait > give_up:
                     raise self._refusal(answer, exceptions.Unavailable, f'GET {path}')
@@ -191,11 +195,20 @@ class Service:
         # Before a token is asked for, too: that takes its time.
         fence.check()
         headers = {} if revision is None else {'If-Match': f'revision_number={revision}'}
-        answer = self._send(ctxt, method, path, as_caller, fence, headers, json=body)
+        answer = self._send(ctxt, method, path, as_caller, fence, headers=headers, json=body)
         if answer.status >= 500:
             raise self._refusal(answer, exceptions.UnknownOutcome, f'{method} {path}')
         if answer.status == 429:
             raise self._refusal(answer, exceptions.Unavailable, f'{method} {path}')
+        return self._permitted(answer, f'{method} {path}')
+
+    def _permitted(self, answer: Answer, asked: str) -> Answer:
+        """:raises Unavailable: we ourselves may not do this, which no other try mends"""
+        if answer.is_our_refusal:
+            raise exceptions.Unavailable(
+                operator=f'[{self._group}] {asked}: {answer.status}: the user of this group may not do this; '
+                'look at its roles'
+            )
         return answer
 
     def _refusal(self, answer: Answer, kind: type[exceptions.Unavailable], asked: str) -> exceptions.Unavailable:
@@ -213,30 +226,35 @@ class Service:
         path: str,
         as_caller: bool,
         fence: Fence | None = None,
+        **more: Any,
+    ) -> Answer:
+        """One request; once more with a new token where ours may be what was not accepted: nothing was done."""
+        token = ctxt.auth_token if as_caller else None
+        answer = self._ask(ctxt, method, path, token, fence, **more)
+        if answer.status == 401 and self._renew(alone=not token):
+            answer = self._ask(ctxt, method, path, token, fence, **more)
+        answer.is_our_refusal = not token and answer.status in (401, 403)
+        return answer
+
+    def _ask(
+        self,
+        ctxt: RequestContext,
+        method: str,
+        path: str,
+        token: str | None,
+        fence: Fence | None,
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> Answer:
         asked = f'[{self._group}] {method} {path}'
-        answer = None
-        # Once more with a new token, where ours may be what was not accepted: then nothing has happened.
-        for last in (False, True):
-            try:
-                base = self._endpoint()
-                auth = self._authority(ctxt, as_caller, base)
-                tokens = self._adapter.session.get_auth_headers(auth) or {}
-            except _FAILURES as error:
-                raise exceptions.Unavailable(operator=f'{asked}: no token or endpoint: {error}') from error
-            if fence is not None:
-                fence.check()
-            answer = self._exchange(ctxt, method, base + path, {**(headers or {}), **tokens}, asked, **more)
-            if answer.status != 401 or last or not self._renew(auth):
-                break
-        assert answer is not None
-        if answer.status in (401, 403) and auth is self._auth:
-            raise exceptions.Unavailable(
-                operator=f'{asked}: {answer.status}: the user of this group may not do this; look at its roles'
-            )
-        return answer
+        try:
+            base = self._endpoint()
+            tokens = self._adapter.session.get_auth_headers(self._authority(token, base)) or {}
+        except _FAILURES as error:
+            raise exceptions.Unavailable(operator=f'{asked}: no token or endpoint: {error}') from error
+        if fence is not None:
+            fence.check()
+        return self._exchange(ctxt, method, base + path, {**(headers or {}), **tokens}, asked, **more)
 
     def _exchange(
         self, ctxt: RequestContext, method: str, url: str, headers: dict[str, str], asked: str, **more: Any
@@ -272,13 +290,13 @@ class Service:
         )
         return self._answer(response, content, method, asked)
 
-    def _renew(self, auth: plugin.BaseAuthPlugin) -> bool:
+    def _renew(self, *, alone: bool) -> bool:
         """Whether a token of ours was given up, so that a new one can be tried.
 
         Beside a caller's token, which is the likelier one to be bad, only once in a while: nobody is to make us
         fetch a token with each of his requests.
         """
-        if auth is not self._auth and time.monotonic() < self._renewable:
+        if not alone and time.monotonic() < self._renewable:
             return False
         self._renewable = time.monotonic() + _RENEWAL
         return self._auth.invalidate()
@@ -304,10 +322,11 @@ class Service:
         endpoint = endpoint.rstrip('/')
         return endpoint if endpoint.endswith(self._version) else endpoint + self._version
 
-    def _authority(self, ctxt: RequestContext, as_caller: bool, endpoint: str) -> plugin.BaseAuthPlugin:
-        if not as_caller or not ctxt.auth_token:
+    def _authority(self, token: str | None, endpoint: str) -> plugin.BaseAuthPlugin:
+        """The caller's token with ours beside it, or ours alone."""
+        if not token:
             return self._auth
-        return service_token.ServiceTokenAuthWrapper(token_endpoint.Token(endpoint, ctxt.auth_token), self._auth)
+        return service_token.ServiceTokenAuthWrapper(token_endpoint.Token(endpoint, token), self._auth)
 
 
 def _authentication(conf: cfg.ConfigOpts, group: str) -> plugin.BaseAuthPlugin:

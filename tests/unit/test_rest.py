@@ -133,6 +133,21 @@ def test_our_own_token_is_renewed_once(world: Proxy, make: Make) -> None:
     assert len(things(world)) == 4
 
 
+@pytest.mark.parametrize(('status', 'times'), [(401, 2), (403, 1)])
+def test_a_refusal_of_our_own_user_is_not_tried_again_and_again(
+    world: Proxy, make: Make, status: int, times: int
+) -> None:
+    service = make()
+    with (
+        world.trouble(http_proxy.answer(status, b'{}'), of_service),
+        pytest.raises(exceptions.Unavailable) as raised,
+    ):
+        service.read(service_context(), '/things/1')
+    assert 'look at its roles' in raised.value.operator
+    # A new token may mend a 401, nothing else does.
+    assert len(things(world)) == times
+
+
 def test_callers_with_bad_tokens_do_not_cost_us_ours(world: Proxy, make: Make) -> None:
     service = make()
     with world.trouble(http_proxy.answer(401, b'{}'), of_service):
