@@ -118,6 +118,11 @@ class Port:
     vif_type: str | None = None
     vif_details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def with_prefixes(self, lengths: Mapping[str, int]) -> Port:
+        """The port with the prefix lengths of its addresses, by subnet."""
+        fixed_ips = (dataclasses.replace(one, prefix_length=lengths.get(one.subnet_id)) for one in self.fixed_ips)
+        return dataclasses.replace(self, fixed_ips=tuple(fixed_ips))
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PortRequest:

@@ -30,7 +30,7 @@ from os_interface_ext.drivers.rest import Answer, Service
 LOG = logging.getLogger(__name__)
 
 GROUP = 'neutron'
-#: Seconds for which is believed what a network was like.
+#: Seconds for which is believed what a network was like, and that there is no external one.
 _NETWORK_TTL = 300.0
 _NONE_TTL = 30.0
 #: Times that a port is tried again that changes under our hands.
@@ -119,10 +119,7 @@ class NeutronNetworkDriver(base.NetworkDriver):
                 for subnet in self._pages(ctxt, 'subnets', query)
             }
             self._plugging[port.network_id] = (time.monotonic() + _NETWORK_TTL, mtu, lengths)
-        fixed_ips = tuple(
-            dataclasses.replace(one, prefix_length=lengths.get(one.subnet_id)) for one in port.fixed_ips
-        )
-        return dataclasses.replace(port, mtu=mtu, fixed_ips=fixed_ips)
+        return dataclasses.replace(port.with_prefixes(lengths), mtu=mtu)
 
     # ------------------------------------------------------------------ making
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import operator
@@ -114,11 +113,7 @@ class SQLNetworkDriver(base.NetworkDriver):
 
     def details(self, ctxt: RequestContext, port: base.Port) -> base.Port:
         rows = fetch(self._db, _SUBNETS, {'network_id': port.network_id}).rows
-        lengths = {subnet_id: int(cidr.rpartition('/')[2]) for subnet_id, cidr in rows}
-        fixed_ips = tuple(
-            dataclasses.replace(one, prefix_length=lengths.get(one.subnet_id)) for one in port.fixed_ips
-        )
-        return dataclasses.replace(port, fixed_ips=fixed_ips)
+        return port.with_prefixes({subnet_id: int(cidr.rpartition('/')[2]) for subnet_id, cidr in rows})
 
     def find_marked(self, ctxt: RequestContext, installation: str) -> Iterable[base.Port]:
         prefix = f'osif:{installation}:'
