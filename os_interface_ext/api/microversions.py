@@ -64,3 +64,15 @@ def response_headers(version: str) -> dict[str, str]:
         LEGACY_HEADER: version,
         'Vary': f'{STANDARD_HEADER}, {LEGACY_HEADER}',
     }
+
+
+def document(maximum: str, place: str) -> dict[str, Any]:
+    """What a version document says of this API, which stands at ``place``."""
+    return {
+        'id': 'v2.1',
+        'status': 'CURRENT',
+        'version': maximum,
+        'min_version': str(MIN),
+        'updated': '2013-07-23T11:33:21Z',
+        'links': [{'rel': 'self', 'href': place}],
+    }

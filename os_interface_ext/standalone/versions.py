@@ -24,14 +24,7 @@ def blueprint(max_microversion: str) -> flask.Blueprint:
     bp = flask.Blueprint('versions', __name__)
 
     def compute() -> dict[str, Any]:
-        return {
-            'id': 'v2.1',
-            'status': 'CURRENT',
-            'version': max_microversion,
-            'min_version': str(microversions.MIN),
-            'updated': '2013-07-23T11:33:21Z',
-            'links': _links('v2.1/'),
-        }
+        return microversions.document(max_microversion, flask.request.host_url + 'v2.1/')
 
     def identity() -> dict[str, Any]:
         return {'id': 'v3.14', 'status': 'stable', 'updated': '2020-04-07T00:00:00Z', 'links': _links('v3/')}

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from werkzeug.wsgi import get_current_url
 
 from os_interface_ext import conf as config
-from os_interface_ext.api import faults
+from os_interface_ext.api import faults, microversions
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -43,18 +43,8 @@ class Versions:
     def _document(self, environ: dict[str, Any]) -> dict[str, Any]:
         place = get_current_url(environ, root_only=True)
         if self._application is None:
-            return {'versions': [self._version(place + _MOUNT)]}
-        return {'version': self._version(place)}
-
-    def _version(self, place: str) -> dict[str, Any]:
-        return {
-            'id': 'v2.1',
-            'status': 'CURRENT',
-            'version': self._maximum,
-            'min_version': '2.1',
-            'updated': '2013-07-23T11:33:21Z',
-            'links': [{'rel': 'self', 'href': place}],
-        }
+            return {'versions': [microversions.document(self._maximum, place + _MOUNT)]}
+        return {'version': microversions.document(self._maximum, place)}
 
 
 def filter_factory(

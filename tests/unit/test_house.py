@@ -26,7 +26,7 @@ ALLOWED = {
     'api': {'attachments', 'drivers.base', 'policies', 'exceptions', 'context'},
     'extension': {'api', 'deploy', 'context', 'drivers.base'},
     'middleware': {'api.faults', 'conf', 'context', 'db', 'exceptions', 'inventory'},
-    'wsgi': {'api.faults', 'api.views', 'conf', 'deploy', 'exceptions', 'extension', 'paths'},
+    'wsgi': {'api.faults', 'api.microversions', 'api.views', 'conf', 'deploy', 'exceptions', 'extension', 'paths'},
     'testing': {'drivers.base', 'exceptions', 'context'},
 }
 #: who alone may import these
