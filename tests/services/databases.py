@@ -36,7 +36,7 @@ class DatabaseServer:
 
     def __init__(self) -> None:
         if not self._find():
-            _install(self.packages)
+            install(self.packages)
         if not self._find():
             raise Unobtainable(f'{self.packages[0]} is not installed, and cannot be')
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix='osif-db-'))
@@ -198,7 +198,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _install(packages: tuple[str, ...]) -> None:
+def install(packages: tuple[str, ...]) -> None:
+    """Debian packages, without the services that they bring.
+
+    :raises Unobtainable: this machine or user cannot
+    """
     if os.geteuid() != 0 or shutil.which('apt-get') is None:
         raise Unobtainable(
             f'{packages[0]} is missing, and only root can install it: apt-get install {" ".join(packages)}'

@@ -12,12 +12,12 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 
-#: What is done to one request: see the methods of Proxy that make them.
+#: What is done to one request; whether it has been answered by that. See the functions below.
 Trouble = Callable[['_Handler', 'Passing'], bool]
 
 
 class Passing:
-    """One request on its way: what it is, and what the service answered once it has been asked."""
+    """One request on its way."""
 
     def __init__(self, method: str, path: str, headers: email.message.Message, body: bytes) -> None:
         self.method = method
@@ -32,8 +32,8 @@ class Passing:
 class Proxy:
     """Passes requests on to ``target`` (``http://host:port``), from ``url``, over connections that are kept.
 
-    ``passed`` lists the requests in their order. ``trouble`` is None, or what is done to every request
-    that ``when`` accepts: a method of this class, with its arguments.
+    ``passed`` lists the requests in their order, ``connections`` counts those that came, ``seconds`` is what
+    the service took for its answers.
     """
 
     def __init__(self, target: str) -> None:

@@ -299,7 +299,7 @@ def need(program: str, *packages: str) -> str:
     found = shutil.which(program, path=path)
     if found is None:
         try:
-            databases._install(packages)
+            databases.install(packages)
         except subprocess.CalledProcessError as error:
             words = error.stderr.decode(errors='replace').strip().splitlines()[-3:]
             raise databases.Unobtainable(f'{packages[0]} cannot be installed: {" ".join(words)}') from error
