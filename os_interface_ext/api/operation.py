@@ -14,7 +14,7 @@ import orjson
 import werkzeug.exceptions
 from microversion_parse import Version
 from oslo_config import cfg
-from werkzeug.wrappers import Response
+from werkzeug.wrappers import Request, Response
 
 from os_interface_ext import context, exceptions
 from os_interface_ext.api import faults, microversions, schemas
@@ -52,7 +52,7 @@ class Api:
         self.identity = identity
 
     def operation(self, view: View, allow: str) -> Callable[..., Response]:
-        """Make a view of Flask's from one of ours: ``view(call, **path)`` -> (status, what to answer).
+        """A handler, ``(request, **path)`` -> response, of a view, ``(call, **path)`` -> (status, answer).
 
         :param allow: the methods that the URL has
 
@@ -60,8 +60,8 @@ class Api:
         """
 
         @functools.wraps(view)
-        def handle(**path: str) -> Response:
-            return Call(self, flask.request, allow).run(view, path)
+        def handle(request: Request, **path: str) -> Response:
+            return Call(self, request, allow).run(view, path)
 
         return handle
 
@@ -71,7 +71,7 @@ class Call:
 
     ctxt: RequestContext
 
-    def __init__(self, api: Api, request: flask.Request, allow: str) -> None:
+    def __init__(self, api: Api, request: Request, allow: str) -> None:
         self._api = api
         self._allow = allow
         self._request = request
@@ -124,9 +124,7 @@ class Call:
 
     def _answer(self, status: int, answer: Any) -> flask.Response:
         body = b'' if answer is None else orjson.dumps(answer)
-        response = flask.Response(body, status=status, headers=self._headers())
-        response.content_type = self._best_type()
-        return response
+        return flask.Response(body, status, self._headers(), content_type=self._best_type())
 
     def _fault(self, error: exceptions.OsInterfaceError) -> Response:
         return faults.of_error(self._request.environ, error, self._headers())

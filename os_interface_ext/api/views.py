@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from typing import Any
 
 import flask
-from werkzeug.wrappers import Response
+from werkzeug.wrappers import Request, Response
 
 from os_interface_ext import exceptions
 from os_interface_ext.api.operation import Api, Call, View, check_combination
@@ -14,6 +14,10 @@ from os_interface_ext.attachments.manager import Attachment
 
 COLLECTION = '/servers/<server_id>/os-interface'
 ITEM = COLLECTION + '/<port_id>'
+#: of which a URL refuses those that it does not have
+_METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'TRACE', 'OPTIONS']
+
+Handler = Callable[..., Response]
 
 
 def index(call: Call, server_id: str) -> tuple[int, Any]:
@@ -55,11 +59,6 @@ def delete(call: Call, server_id: str, port_id: str) -> tuple[int, Any]:
     return 202, None
 
 
-def allowed(path: str) -> str:
-    """The methods that one of the two URLs has."""
-    return _ITEM_ALLOWS if re.search('/servers/[^/]+/os-interface/', path) else _COLLECTION_ALLOWS
-
-
 def _after(marker: str | None, found: list[Attachment]) -> list[Attachment]:
     """What follows the marker; all, if it is none of them.
 
@@ -69,35 +68,32 @@ def _after(marker: str | None, found: list[Attachment]) -> list[Attachment]:
     return found[ids.index(marker) + 1 :] if marker in ids else found
 
 
-def _not_allowed(allow: str) -> Any:
+def _not_allowed(allow: str) -> View:
     def not_allowed(call: Call, **path: str) -> tuple[int, Any]:
         raise exceptions.MethodNotAllowed(allow)
 
     return not_allowed
 
 
-def _dispatch(api: Api, allow: str, views: dict[str, View]) -> Any:
+def _dispatch(api: Api, allow: str, views: dict[str, View]) -> Handler:
     handlers = {method: api.operation(view, allow) for method, view in views.items()}
     handlers['HEAD'] = handlers['GET']
     refused = api.operation(_not_allowed(allow), allow)
 
-    def handle(**path: str) -> Response:
-        method = flask.request.method
-        if method == 'OPTIONS':
+    def handle(request: Request, **path: str) -> Response:
+        if request.method == 'OPTIONS':
             return Response(headers={'Allow': allow})
-        return handlers.get(method, refused)(**path)
+        return handlers.get(request.method, refused)(request, **path)
 
     return handle
 
 
-_COLLECTION_ALLOWS = 'GET, HEAD, OPTIONS, POST'
-_ITEM_ALLOWS = 'DELETE, GET, HEAD, OPTIONS'
-_URLS: list[tuple[str, str, str, dict[str, View]]] = [
-    (COLLECTION, 'collection', _COLLECTION_ALLOWS, {'GET': index, 'POST': create}),
-    (ITEM, 'item', _ITEM_ALLOWS, {'GET': show, 'DELETE': delete}),
-]
-#: of which a URL refuses those that it does not have
-_METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'TRACE', 'OPTIONS']
+def handlers(api: Api) -> tuple[Handler, Handler]:
+    """What answers the collection, and what answers an item: ``handler(request, **path)``, for any method."""
+    return (
+        _dispatch(api, 'GET, HEAD, OPTIONS, POST', {'GET': index, 'POST': create}),
+        _dispatch(api, 'DELETE, GET, HEAD, OPTIONS', {'GET': show, 'DELETE': delete}),
+    )
 
 
 def blueprint(api: Api, name: str = 'os_interface') -> flask.Blueprint:
@@ -107,16 +103,20 @@ def blueprint(api: Api, name: str = 'os_interface') -> flask.Blueprint:
     several, those that do not fit would make a 405 of the host's 404 for a doubled slash.
     """
     bp = flask.Blueprint(name, __name__)
-    for path, kind, allow, views in _URLS:
-        handler = _dispatch(api, allow, views)
+    collection, item = handlers(api)
+    for path, kind, handler in ((COLLECTION, 'collection', collection), (ITEM, 'item', item)):
         for prefix, suffix in (('', ''), ('/<project_id>', '_of_project')):
             bp.add_url_rule(
                 prefix + path,
                 kind + suffix,
-                handler,
+                _on_flask(handler),
                 methods=_METHODS,
                 strict_slashes=True,
                 merge_slashes=False,
                 provide_automatic_options=False,
             )
     return bp
+
+
+def _on_flask(handler: Handler) -> Callable[..., Response]:
+    return lambda **path: handler(flask.request, **path)

@@ -44,7 +44,7 @@ class Attachment:
 
     @classmethod
     def of_port(cls, port: base.Port, tag: str | None) -> Attachment:
-        return cls(port.id, port.network_id, port.mac_address, port.status, port.fixed_ips, tag)
+        return _make_attachment(port.id, port.network_id, port.mac_address, port.status, port.fixed_ips, tag)
 
     @classmethod
     def of_snapshot(cls, record: Record, snapshot: Snapshot) -> Attachment:
@@ -58,6 +58,8 @@ class Attachment:
             record.tag,
         )
 
+
+_make_attachment = base.quick(Attachment)
 
 #: How often a detach looks again when the record moves under its hands.
 _TURNS = 20

@@ -55,6 +55,8 @@ class _Compiled:
             key: required if bind.required else bind.effective_value for bind, key in compiled.bind_names.items()
         }
         self._order = compiled.positiontup
+        #: Whether all that is sent comes from the caller.
+        self._is_plain = not any(value is not required for value in self._defaults.values())
         self.named: Callable[[Any], Any] = tuple
         if self.returns_rows:
             self._name(statement, dialect)
@@ -77,6 +79,8 @@ class _Compiled:
         self.named = named
 
     def parameters(self, values: Values) -> Any:
+        if self._is_plain and self._order is not None:
+            return [values[name] for name in self._order]
         merged = {**self._defaults, **values}
         if self._order is None:
             return {name: merged[name] for name in self._defaults}
@@ -92,12 +96,21 @@ class Connection:
         self._connection = connection
         self._statements = statements
 
-    def execute(self, statement: Any, values: Values | Sequence[Values] = NOTHING) -> Result:
+    @property
+    def is_idle(self) -> bool:
+        """Whether a connection to a SQLite file is whole, and not in a transaction."""
+        return self._connection.is_valid and not self._connection.driver_connection.in_transaction
+
+    def close(self) -> None:
+        """Give it back to its pool."""
+        self._connection.close()
+
+    def execute(self, statement: Any, values: Values | list[Values] = NOTHING) -> Result:
         """Run a statement; several times over if ``values`` is a list.
 
         :raises DatabaseError:
         """
-        many = not isinstance(values, Mapping)
+        many = isinstance(values, list)
         first: Values = values[0] if many else values  # type: ignore[index,assignment]
         compiled = self._statements.compiled(statement, first)
         try:
@@ -158,7 +171,9 @@ class Statements:
 
     def compiled(self, statement: Any, values: Values) -> _Compiled:
         names = () if isinstance(statement, sa.Select) else tuple(values)
-        by_names = self._compiled.setdefault(statement, {})
+        by_names = self._compiled.get(statement)
+        if by_names is None:
+            by_names = self._compiled.setdefault(statement, {})
         found = by_names.get(names)
         if found is None:
             found = by_names[names] = _Compiled(statement, self.dialect, names)

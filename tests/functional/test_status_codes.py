@@ -256,7 +256,7 @@ def test_a_view_without_permission_asked_for_is_a_logged_500(
     world = build()
     host = flask.Flask('tripwire')
     careless = world.extension.parts.api.operation(lambda call: (200, {'secret': 'data'}), 'GET')
-    host.add_url_rule('/careless', 'careless', careless)
+    host.add_url_rule('/careless', 'careless', lambda: careless(flask.request))
     from os_interface_ext.middleware.static_tokens import StaticTokens
 
     world.app.app = StaticTokens(host, world.database)

@@ -201,8 +201,8 @@ def test_created_port_is_what_is_read(driver: SQLNetworkDriver) -> None:
         device_owner='compute:az1',
         host='compute1',
         mark='osif:i:mine',
-        mtu=1450,
     )
+    assert driver.details(member(), port).mtu == 1450
     assert port.mac_address.startswith('fa:16:3e:')
     assert create(driver, 'dual').device_owner == 'compute:nova'
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import gc
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -121,3 +124,50 @@ def test_a_change_of_the_schema_may_take_its_time() -> None:
         found = engine._connect_args(sa.make_url(url), patient=True)
         assert 'read_timeout' not in found
         assert 'lock_wait' not in found.get('init_command', '')
+
+
+def handles(folder: pathlib.Path) -> int:
+    """How many files of a folder this process has open."""
+    links = pathlib.Path('/proc/self/fd').iterdir()
+    return sum(link.is_symlink() and os.path.realpath(link).startswith(str(folder)) for link in links)
+
+
+READ = sa.select(tables.suspects.c.port_id)
+
+
+def test_a_thread_has_one_connection_to_a_sqlite_file_and_leaves_none(
+    database: Database, tmp_path: pathlib.Path
+) -> None:
+    def use() -> int:
+        for _ in range(3):
+            database.fetch(READ)
+            database.transact(lambda connection: None)
+        return handles(tmp_path)
+
+    def after_a_thread() -> int:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert pool.submit(use).result() == pool.submit(use).result()
+        gc.collect()
+        return handles(tmp_path)
+
+    assert use() == use()
+    # SQLite itself keeps a file that a connection has closed while another one has locks, for the next one.
+    assert len({after_a_thread() for _ in range(5)}) == 1
+    database.dispose()
+    assert handles(tmp_path) == 0
+    assert use() > 0
+
+
+@pytest.mark.parametrize('error', [exceptions.LostHold(), errors.DatabaseError('broken'), SystemExit()])
+def test_the_connection_of_a_thread_is_whole_after_an_error(database: Database, error: BaseException) -> None:
+    def work(connection: Connection) -> None:
+        connection.execute(SUSPECT, {'port_id': 'port'})
+        raise error
+
+    with pytest.raises(type(error)):
+        database.transact(work)
+    assert list(database.fetch(READ)) == []
+    # No lock is left that another thread would wait for.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(database.transact, lambda connection: connection.execute(SUSPECT, {'port_id': 'x'})).result()
+    assert [row.port_id for row in database.fetch(READ)] == ['x']
