@@ -12,13 +12,13 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from os_interface_ext import exceptions
-from os_interface_ext.attachments.states import INWARD, Reason, State
+from os_interface_ext.attachments.states import INWARD, OUTWARD, Reason, State
 from os_interface_ext.db import prepared, tables
 from os_interface_ext.db.engine import Database, DatabaseError, DuplicateEntry, now
 from os_interface_ext.drivers.base import Fence, FixedIP, Port
@@ -126,6 +126,10 @@ def _is_any(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
     return sa.or_(wanted == '', column == wanted)
 
 
+def _is_in(states: Iterable[State]) -> sa.ColumnElement[bool]:
+    return sa.or_(*(_t.c.state == str(state) for state in sorted(states)))
+
+
 _LISTED = (
     sa.select(_t)
     .where(
@@ -182,11 +186,7 @@ _SETTLE = _update(_FREE)
 _POSTPONE = _update(_FREE | _DELAY)
 _UNHELD = sa.or_(_t.c.owner.is_(None), _t.c.lease_expires < now())
 _TAKE = _update(_LEASE, _UNHELD)
-_ASK_UNDO = (
-    sa.update(_t)
-    .where(_t.c.id == sa.bindparam('old_id'), sa.or_(*(_t.c.state == str(state) for state in INWARD)))
-    .values(reason=str(Reason.UNDO))
-)
+_ASK_UNDO = sa.update(_t).where(_t.c.id == sa.bindparam('old_id'), _is_in(INWARD)).values(reason=str(Reason.UNDO))
 _HELD = (_t.c.id == sa.bindparam('old_id'), _t.c.generation == sa.bindparam('old_generation'))
 _DROP = sa.delete(_t).where(*_HELD)
 _RESULT = (
@@ -210,7 +210,8 @@ _FINISH = sa.insert(tables.history).from_select(
 _DUE = (
     sa.select(_t)
     .where(
-        _t.c.state != str(State.ATTACHED),
+        # Named one by one: an index finds them among a million that are ATTACHED.
+        _is_in(INWARD | OUTWARD),
         _UNHELD,
         sa.or_(_t.c.next_attempt.is_(None), _t.c.next_attempt <= now()),
     )

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 #: The revision of the schema that this code works with (the head of ``migrations``).
-REVISION = '0002'
+REVISION = '0003'
 VERSION_TABLE = 'osif_alembic_version'
 
 metadata = sa.MetaData(
@@ -68,7 +68,7 @@ history = sa.Table(
     'osif_attachment_history',
     metadata,
     sa.Column('sequence', BigInteger, primary_key=True, autoincrement=True),
-    sa.Column('attachment_id', sa.String(36), nullable=False),
+    sa.Column('attachment_id', sa.String(36), nullable=False, index=True),
     sa.Column('server_id', sa.String(255), nullable=False, index=True),
     sa.Column('project_id', sa.String(255), nullable=False),
     sa.Column('port_id', sa.String(255)),

@@ -8,20 +8,15 @@ import statistics
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 
 import floor
 import in_process
 from harness import Case, Figure
 
-from os_interface_ext.attachments.states import State
-from os_interface_ext.attachments.store import Store
-from os_interface_ext.db import tables as records
-from os_interface_ext.db.engine import Database
-from os_interface_ext.inventory import addresses, tables
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-_BATCH = 20_000
+from tests.integration import crowd
 
 
 def cases(folder: pathlib.Path, count: int) -> Iterator[Case]:
@@ -74,72 +69,8 @@ def _seconds_of(code: str) -> float:
 
 
 def _filled(path: pathlib.Path, count: int) -> in_process.Call:
-    """The server of the floor with one port, among so many records of other servers, ten each."""
+    """The server of the floor with one port, among so many records of other servers."""
     conf, database = in_process.new_database(path, 1)
-    begun = time.monotonic()
-    for first in range(0, count, _BATCH):
-        _fill(database, range(first, min(first + _BATCH, count)))
-    print(f'# {count} records in {time.monotonic() - begun:.0f} s', file=sys.stderr)
+    crowd.fill(database, count, project_id=in_process.PROJECT, network_id=floor.NETWORK, subnet_id=floor.SUBNET)
     gc.collect()
     return in_process.ours_on(conf, database)
-
-
-def _fill(database: Database, numbers: range) -> None:
-    installation = Store(database, lease=30.0).installation
-    ports, given, held = [], [], []
-    for number in numbers:
-        port, record, server = (str(uuid.uuid4()) for _ in range(3))
-        if number % 10:
-            server = ports[-1]['device_id']
-        mark = f'osif:{installation}:{record}'
-        ports.append(
-            {
-                'id': port,
-                'name': '',
-                'project_id': in_process.PROJECT,
-                'network_id': floor.NETWORK,
-                'mac_address': ':'.join(f'{number + (2 << 40):012x}'[at : at + 2] for at in range(0, 12, 2)),
-                'status': 'ACTIVE',
-                'admin_state_up': True,
-                'port_security_enabled': True,
-                'vnic_type': 'normal',
-                'device_id': server,
-                'device_owner': 'compute:nova',
-                'host': 'compute1',
-                'tag': None,
-                'created_by_attach': False,
-                'mark': mark,
-            }
-        )
-        # Far from where the pool gives its own.
-        address = (10 << 24) + (1 << 23) + number
-        given.append(
-            {
-                'port_id': port,
-                'position': 0,
-                'subnet_id': floor.SUBNET,
-                'address_key': addresses.key(address),
-                'ip_address': addresses.text(address, 4),
-            }
-        )
-        held.append(
-            {
-                'id': record,
-                'server_id': server,
-                'project_id': in_process.PROJECT,
-                'host': 'compute1',
-                'port_id': port,
-                'requested_network_id': floor.NETWORK,
-                'created': True,
-                'mark': mark,
-                'state': str(State.ATTACHED),
-                'generation': 1,
-                'attempts': 0,
-                'created_at': 1.0,
-                'updated_at': 1.0,
-            }
-        )
-    with database.write() as connection:
-        connection.execute(tables.ports.insert(), ports)
-        connection.execute(tables.addresses.insert(), given)
-        connection.execute(records.attachments.insert(), held)
