@@ -12,15 +12,12 @@ MAC address, which follows from the ids as well, tells the same. No other link i
 happen at once, plug and unplug hold a lock: one for the machine, as the kernel too changes its links one by
 one. It is a lock of an open file, gone with its process.
 
-**Threads.** A namespace is entered by a thread that is made for it and ends with the call, and there only to
-open a socket: no thread of the caller's is ever anywhere else, and nothing is forked.
+**Threads.** Each call has a thread that is made for it and ends with it, as namespaces have to be entered.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -28,19 +25,16 @@ import ipaddress
 import itertools
 import os
 import pathlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from oslo_config import cfg
-from pyroute2 import IPRoute
-from pyroute2.netlink import NLM_F_DUMP_INTR
 from pyroute2.netlink.exceptions import NetlinkError
 
 from os_interface_ext import exceptions
 from os_interface_ext.context import RequestContext
-from os_interface_ext.drivers import base
+from os_interface_ext.drivers import base, links
 
 T = TypeVar('T')
 
@@ -75,29 +69,12 @@ OPTS = [
     ),
 ]
 
-_NAMESPACES = '/run/netns'
-_CLONE_NEWNET = 0x40000000
-#: IN6_ADDR_GEN_MODE_NONE: the host gets no address of its own on a network of the servers.
-_NO_ADDRESS = {'attrs': [['AF_INET6', {'attrs': [['IFLA_INET6_ADDR_GEN_MODE', 1]]}]]}
-#: IFA_F_NODAD: an address that the network driver has given is nobody else's, and is of use at once.
-_NO_DETECTION = 0x02
-_IFF_UP = 0x1
-#: Bytes that the kernel keeps of an alias.
-_LONGEST_ALIAS = 255
 _PORT = 'osif:'
 _NETWORK = 'osif-network:'
 #: Names that are tried, when somebody else takes them at the same time.
 _NAMES = 10
 #: Seconds from one look at the lock to the next.
 _LOOK = 0.002
-#: Of the machine, not of the request: the same may be asked again.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EBUSY, errno.EINTR})
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _NoNamespace(Exception):
-    """There is no such namespace."""
 
 
 class NetnsVIFDriver(base.VIFDriver):
@@ -121,14 +98,14 @@ class NetnsVIFDriver(base.VIFDriver):
         nic = _Nic(port.id, server.id)
         if port.vnic_type != 'normal':
             raise exceptions.PlugFailed(operator=f'port {port.id} is of vnic_type {port.vnic_type}')
-        if len(nic.alias.encode()) > _LONGEST_ALIAS:
+        if len(nic.alias.encode()) > links.LONGEST_ALIAS:
             raise exceptions.PlugFailed(operator=f'the ids of port {port.id} and its server are too long')
 
         def work() -> dict[str, Any]:
             with contextlib.ExitStack() as stack:
                 try:
                     guest = stack.enter_context(self._server(server, fence))
-                except _NoNamespace as error:
+                except links.NoNamespace as error:
                     raise exceptions.PlugFailed(operator=str(error)) from error
                 host = stack.enter_context(self._host(fence))
                 stack.enter_context(self._lock(fence))
@@ -138,7 +115,7 @@ class NetnsVIFDriver(base.VIFDriver):
                     _remove(host, guest, nic)
                     if isinstance(error, exceptions.PlugFailed):
                         raise
-                    if isinstance(error, NetlinkError) and error.code in _EXHAUSTED:
+                    if isinstance(error, NetlinkError) and error.code in links.EXHAUSTED:
                         raise
                     raise exceptions.PlugFailed(operator=f'port {port.id}: {error}') from error
 
@@ -157,7 +134,7 @@ class NetnsVIFDriver(base.VIFDriver):
         def work() -> None:
             with contextlib.ExitStack() as stack:
                 guest = None
-                with contextlib.suppress(_NoNamespace):
+                with contextlib.suppress(links.NoNamespace):
                     guest = stack.enter_context(self._server(server, fence))
                 host = stack.enter_context(self._host(fence))
                 stack.enter_context(self._lock(fence))
@@ -172,7 +149,7 @@ class NetnsVIFDriver(base.VIFDriver):
             try:
                 with self._server(server, base.Fence(0, 0.0)) as guest:
                     aliases = [link.get('ifalias') or '' for link in guest.of_kind('veth')]
-            except _NoNamespace:
+            except links.NoNamespace:
                 return set()
             return {alias.removeprefix(_PORT) for alias in aliases if alias.startswith(_PORT)}
 
@@ -180,7 +157,7 @@ class NetnsVIFDriver(base.VIFDriver):
 
     # ------------------------------------------------------------------ within
 
-    def _plug(self, host: _Links, guest: _Links, nic: _Nic, port: base.Port) -> dict[str, Any]:
+    def _plug(self, host: links.Links, guest: links.Links, nic: _Nic, port: base.Port) -> dict[str, Any]:
         bridge = _bridge(host, port.network_id)
         pair = _pair(host, guest, nic, port.mac_address.lower())
         if pair is None:
@@ -188,7 +165,7 @@ class NetnsVIFDriver(base.VIFDriver):
         end, inner = pair
         if not end.get('ifalias'):
             # The other end is not up yet, hence this one has no address either.
-            host.change('set', index=end['index'], ifalias=nic.alias, IFLA_AF_SPEC=_NO_ADDRESS)
+            host.change('set', index=end['index'], ifalias=nic.alias, IFLA_AF_SPEC=links.NO_ADDRESS)
         host.adapt(end, master=bridge['index'], mtu=port.mtu, state='up')
         present = guest.addresses(inner)
         for address in (self._address(ip) for ip in port.fixed_ips):
@@ -199,7 +176,9 @@ class NetnsVIFDriver(base.VIFDriver):
         guest.adapt(inner, ifalias=nic.inner_alias)
         return {'host_interface': nic.name, 'interface': inner.get('ifname')}
 
-    def _make_pair(self, host: _Links, guest: _Links, nic: _Nic, port: base.Port, bridge: Any) -> tuple[Any, Any]:
+    def _make_pair(
+        self, host: links.Links, guest: links.Links, nic: _Nic, port: base.Port, bridge: Any
+    ) -> tuple[Any, Any]:
         size = {} if port.mtu is None else {'mtu': port.mtu}
         for _ in range(_NAMES):
             taken = {link.get('ifname') for link in guest.all()}
@@ -237,15 +216,15 @@ class NetnsVIFDriver(base.VIFDriver):
     # ------------------------------------------------------------------ where
 
     @contextlib.contextmanager
-    def _host(self, fence: base.Fence) -> Iterator[_Links]:
+    def _host(self, fence: base.Fence) -> Iterator[links.Links]:
         try:
-            with _opened(_path(self._conf.host_namespace), fence) as links:
-                yield links
-        except _NoNamespace as error:
+            with links.opened(links.path_of(self._conf.host_namespace), fence.check) as host:
+                yield host
+        except links.NoNamespace as error:
             raise exceptions.Unavailable(operator=f'option [{GROUP}] host_namespace: {error}') from error
 
-    def _server(self, server: base.Server, fence: base.Fence) -> contextlib.AbstractContextManager[_Links]:
-        """:raises _NoNamespace: when it is entered"""
+    def _server(self, server: base.Server, fence: base.Fence) -> contextlib.AbstractContextManager[links.Links]:
+        """:raises links.NoNamespace: when it is entered"""
         values = {'{id}': server.id, '{name}': server.name}
         name = self._conf.namespace
         for key, value in values.items():
@@ -253,7 +232,7 @@ class NetnsVIFDriver(base.VIFDriver):
                 # No name leads to another place.
                 name = '\0'
             name = name.replace(key, value)
-        return _opened(_path(name), fence)
+        return links.opened(links.path_of(name), fence.check)
 
     @contextlib.contextmanager
     def _lock(self, fence: base.Fence) -> Iterator[None]:
@@ -290,7 +269,7 @@ class _Nic:
         self.name = f'osv{_digest(port_id)}'
         self.alias = f'{_PORT}{port_id}:{server_id}'
         self.inner_alias = f'{_PORT}{port_id}'
-        self.mac = _mac(_digest(self.alias))
+        self.mac = links.mac_address(_digest(self.alias))
 
     def owns(self, end: Any) -> bool:
         """Whether a host's end is this one's, be it without its alias yet."""
@@ -302,7 +281,7 @@ def _is_of_another_server(end: Any) -> bool:
     return (end.get('ifalias') or '').startswith(_PORT)
 
 
-def _pair(host: _Links, guest: _Links, nic: _Nic, mac_address: str) -> tuple[Any, Any] | None:
+def _pair(host: links.Links, guest: links.Links, nic: _Nic, mac_address: str) -> tuple[Any, Any] | None:
     """Both ends, with as much as they have yet; of a pair that is of no use nothing is left.
 
     :raises PlugFailed: something else has the name
@@ -323,7 +302,7 @@ def _pair(host: _Links, guest: _Links, nic: _Nic, mac_address: str) -> tuple[Any
     return None
 
 
-def _remove(host: _Links, guest: _Links | None, nic: _Nic) -> None:
+def _remove(host: links.Links, guest: links.Links | None, nic: _Nic) -> None:
     """Take out a NIC, and the bridge if it was its last one."""
     end = host.find(nic.name)
     is_ours = end is not None and nic.owns(end)
@@ -342,14 +321,14 @@ def _remove(host: _Links, guest: _Links | None, nic: _Nic) -> None:
             host.change('del', index=bridge['index'])
 
 
-def _remove_inner(guest: _Links, nic: _Nic) -> None:
+def _remove_inner(guest: links.Links, nic: _Nic) -> None:
     """The end in the server's namespace, whose other one has been renamed or put elsewhere."""
     for link in guest.of_kind('veth'):
         if link.get('ifalias') == nic.inner_alias:
             guest.change('del', index=link['index'])
 
 
-def _bridge(host: _Links, network_id: str) -> Any:
+def _bridge(host: links.Links, network_id: str) -> Any:
     """The bridge of a network, made if there is none.
 
     :raises PlugFailed: something else has its name
@@ -358,13 +337,20 @@ def _bridge(host: _Links, network_id: str) -> Any:
     name = f'osb{digest}'
     bridge = host.find(name)
     if bridge is None:
-        host.change('add', kind='bridge', ifname=name, address=_mac(digest), br_stp_state=0, br_forward_delay=0)
+        host.change(
+            'add',
+            kind='bridge',
+            ifname=name,
+            address=links.mac_address(digest),
+            br_stp_state=0,
+            br_forward_delay=0,
+        )
         bridge = host.find(name)
     if bridge is None or not _is_our_bridge(bridge):
         raise exceptions.PlugFailed(operator=f'{name} is there, and not the bridge of network {network_id}')
     if not bridge.get('ifalias'):
-        alias = f'{_NETWORK}{network_id}'[:_LONGEST_ALIAS]
-        host.change('set', index=bridge['index'], ifalias=alias, IFLA_AF_SPEC=_NO_ADDRESS)
+        alias = f'{_NETWORK}{network_id}'[: links.LONGEST_ALIAS]
+        host.change('set', index=bridge['index'], ifalias=alias, IFLA_AF_SPEC=links.NO_ADDRESS)
     host.adapt(bridge, state='up')
     return bridge
 
@@ -373,166 +359,12 @@ def _is_our_bridge(link: Any) -> bool:
     name, alias = link.get('ifname'), link.get('ifalias') or ''
     if alias:
         return alias.startswith(_NETWORK)
-    return name.startswith('osb') and link.get('address') == _mac(name[3:])
+    return name.startswith('osb') and link.get('address') == links.mac_address(name[3:])
 
 
 def _digest(identifier: str) -> str:
     """12 digits for any id: with a prefix of three, as many as a name has."""
     return hashlib.sha256(identifier.encode(errors='surrogatepass')).hexdigest()[:12]
-
-
-def _mac(digest: str) -> str:
-    """A locally administered address that follows from a digest."""
-    return ':'.join(['fe', *(digest[at : at + 2] for at in range(0, 10, 2))])
-
-
-# ---------------------------------------------------------------------- netlink
-
-
-def _any(link: Any) -> bool:
-    """What the kernel has chosen is not chosen from again."""
-    return True
-
-
-class _Links:
-    """The links of one namespace. Each change asks the fence first.
-
-    :param fd: the namespace
-    """
-
-    def __init__(self, ip: IPRoute, fd: int, fence: base.Fence) -> None:
-        self.fd = fd
-        self._ip = ip
-        self._fence = fence
-
-    def all(self) -> list[Any]:
-        return self._dump(self._ip.link)
-
-    def of_kind(self, kind: str) -> list[Any]:
-        # The kernel itself chooses: there may be very many, and to decode one takes as long as to make it.
-        info = {'attrs': [['IFLA_INFO_KIND', kind]]}
-        return self._dump(self._ip.link, IFLA_LINKINFO=info, dump_filter=_any)
-
-    def ports(self, bridge: Any) -> list[Any]:
-        return self._dump(self._ip.link, master=bridge['index'], dump_filter=_any)
-
-    def find(self, name: str) -> Any:
-        """One by its name; None if there is none."""
-        return next(iter(self._get(ifname=name)), None)
-
-    def get(self, index: int) -> list[Any]:
-        """One by its index; none if there is none."""
-        return self._get(index=index)
-
-    def _get(self, **which: Any) -> list[Any]:
-        try:
-            return list(self._ip.link('get', **which))
-        except NetlinkError as error:
-            if error.code == errno.ENODEV:
-                return []
-            raise
-
-    def addresses(self, link: Any) -> set[str]:
-        """With the lengths of their prefixes."""
-        found = self._dump(self._ip.addr, index=link['index'])
-        pairs = ((one.get('local') or one.get('address'), one['prefixlen']) for one in found)
-        return {str(ipaddress.ip_interface(f'{address}/{length}')) for address, length in pairs}
-
-    def _dump(self, what: Callable[..., Any], /, **filters: Any) -> list[Any]:
-        while True:
-            found = list(what('dump', **filters))
-            # Something has changed under it: it may be told twice, or not at all.
-            if not any(one['header']['flags'] & NLM_F_DUMP_INTR for one in found):
-                return found
-
-    def change(self, command: str, **attributes: Any) -> None:
-        """Make, set or delete a link; to delete one that is gone is fine.
-
-        :raises DeadlinePassed:
-        """
-        self._fence.check()
-        try:
-            self._ip.link(command, **attributes)
-        except NetlinkError as error:
-            if command != 'del' or error.code != errno.ENODEV:
-                raise
-
-    def adapt(self, link: Any, *, state: str | None = None, **wanted: Any) -> None:
-        """Set what is not as it is wanted; None: whatever it is."""
-        differing = {
-            name: value for name, value in wanted.items() if value is not None and link.get(name) != value
-        }
-        if state == 'up' and not link['flags'] & _IFF_UP:
-            differing['state'] = state
-        if differing:
-            self.change('set', index=link['index'], **differing)
-
-    def add_address(self, link: Any, address: str) -> None:
-        """:raises DeadlinePassed:"""
-        one = ipaddress.ip_interface(address)
-        more: dict[str, Any] = {'flags': _NO_DETECTION} if one.version == 6 else {}
-        if one.version == 4 and one.network.prefixlen < 31:
-            more['broadcast'] = str(one.network.broadcast_address)
-        self._fence.check()
-        self._ip.addr('add', index=link['index'], address=str(one.ip), prefixlen=one.network.prefixlen, **more)
-
-
-# ---------------------------------------------------------------------- namespaces
-
-
-def _path(name: str) -> str:
-    """Where a namespace is; of an empty name: the own one of the thread."""
-    return os.path.join(_NAMESPACES, name) if name else '/proc/thread-self/ns/net'
-
-
-@contextlib.contextmanager
-def _opened(path: str, fence: base.Fence) -> Iterator[_Links]:
-    """The links of a namespace. To be called in a thread that may end if it cannot come back.
-
-    :raises _NoNamespace: it is not there
-    :raises Unavailable: this process cannot enter it, or not now
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            links = _open(stack, path, fence)
-        except OSError as error:
-            raise exceptions.Unavailable(operator=f'{path} cannot be entered: {error}') from error
-        yield links
-
-
-def _open(stack: contextlib.ExitStack, path: str, fence: base.Fence) -> _Links:
-    own = stack.enter_context(_file('/proc/thread-self/ns/net'))
-    there = stack.enter_context(_file(path))
-    try:
-        _enter(there)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            # What the mount of a namespace leaves behind is an empty file.
-            raise _NoNamespace(f'{path} is no namespace') from error
-        raise
-    try:
-        # It stays in the namespace in which it was made.
-        return _Links(stack.enter_context(IPRoute()), there, fence)
-    finally:
-        _enter(own)
-
-
-@contextlib.contextmanager
-def _file(path: str) -> Iterator[int]:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise _NoNamespace(f'{path!r} is not there') from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _enter(fd: int) -> None:
-    if _libc.setns(fd, _CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def _apart(work: Callable[[], T]) -> T:
@@ -541,21 +373,7 @@ def _apart(work: Callable[[], T]) -> T:
     :raises Unavailable: there cannot be one more thread
     :raises UnknownOutcome: the kernel has failed somewhere on the way
     """
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    thread = threading.Thread(target=run, name='netns')
     try:
-        thread.start()
-    except RuntimeError as error:
-        raise exceptions.Unavailable(operator=f'network namespaces: {error}') from error
-    thread.join()
-    try:
-        return future.result()
+        return links.apart('netns', work)
     except (NetlinkError, OSError) as error:
         raise exceptions.UnknownOutcome(operator=f'network namespaces: {error}') from error

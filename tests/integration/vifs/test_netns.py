@@ -31,7 +31,7 @@ from os_interface_ext import conf as config
 from os_interface_ext import exceptions
 from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
-from os_interface_ext.drivers import base
+from os_interface_ext.drivers import base, links
 from os_interface_ext.drivers.vifs import netns
 from os_interface_ext.inventory import loader
 from os_interface_ext.standalone import app as standalone
@@ -135,13 +135,13 @@ def without_files() -> Iterator[None]:
 @contextlib.contextmanager
 def failing_afterwards() -> Iterator[None]:
     """The kernel does each thing that it is asked, and is then out of buffers for the answer."""
-    real = netns._Links.change
+    real = links.Links.change
 
     def change(self: Any, command: str, **attributes: Any) -> None:
         real(self, command, **attributes)
         raise NetlinkError(errno.ENOBUFS)
 
-    with mock.patch.object(netns._Links, 'change', change):
+    with mock.patch.object(links.Links, 'change', change):
         yield
 
 
@@ -414,7 +414,7 @@ class _DiesAt(Faults):
 
 _MANY = """
 import json, sys
-from os_interface_ext.drivers import base
+from os_interface_ext.drivers import base, links
 from os_interface_ext.drivers.vifs import netns
 from os_interface_ext import conf as config
 from os_interface_ext.testing import contract

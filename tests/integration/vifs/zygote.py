@@ -18,6 +18,7 @@ from unittest import mock
 from os_interface_ext import conf as config
 from os_interface_ext import deploy
 from os_interface_ext.db.engine import Database
+from os_interface_ext.drivers import links
 from os_interface_ext.drivers.networks.sql import SQLNetworkDriver
 from os_interface_ext.drivers.servers.sql import SQLServerDriver
 from os_interface_ext.drivers.vifs import netns
@@ -25,7 +26,7 @@ from os_interface_ext.testing.faults import FILE_VIF_OPTS, Faults, wrap
 from tests.integration import crash
 
 #: what the driver asks the kernel with
-REQUESTS = {name: getattr(netns._Links, name) for name in ('change', 'add_address')}
+REQUESTS = {name: getattr(links.Links, name) for name in ('change', 'add_address')}
 
 
 def assemble(place: crash.Place, faults: Faults) -> deploy.Parts:
@@ -56,7 +57,7 @@ def watched(place: crash.Place, faults: Faults) -> deploy.Parts:
 def watch(faults: Faults) -> None:
     """Make points of the requests to the kernel, for as long as this process lives."""
     for name, real in REQUESTS.items():
-        setattr(netns._Links, name, _passing(name, real, faults))
+        setattr(links.Links, name, _passing(name, real, faults))
 
 
 def _passing(name: str, real: Callable[..., Any], faults: Faults) -> Any:
