@@ -1,48 +1,48 @@
 """Plugs into an Open vSwitch bridge: a tap device or a veth pair for each port, as Neutron's agents expect it.
 
-os-vif's plug-in ``ovs`` is the model (names, external ids, and which comes first), but is not what does it:
-it registers options of privsep in the process, asks no fence, keeps no marker, swallows the errors of a
-removal, and waits for a silent database for ever. The same is asked of OVSDB here in its own protocol
-(RFC 7047), over a connection that lives as long as the call: an answer is fresh or there is none, and
-nothing is sent after the caller was told that it was too late.
+os-vif's plug-in ``ovs`` is the model (names, external ids), but is not what does it, nor is Open vSwitch's own
+library: doc/ovs.md says why. OVSDB is spoken to in its own protocol (RFC 7047), over a connection that lives
+as long as the call: an answer is fresh or there is none, and nothing is sent after the caller was told that it
+was too late.
 
 **What is ours.** An interface with our key in its external ids (``osif``), and a link whose alias tells
-(``osif:…``). The row comes before the link and goes after it, so that there is never a link without owner.
+(``osif:…``). A tap device has its alias before it is there to stay; the kernel takes none together with a new
+veth pair: until it has one, the MAC address, which follows from the ids, tells the same.
+
+**Which comes first.** The link is complete before ovs-vswitchd hears of it, and ovs-vswitchd has let go of it
+before it is deleted. Its datapath in userspace writes the flags of a link that it opens as it has read them
+a while before: a link that is put up in between would be down again.
 
 **Who waits for whom.** A plug or unplug holds a lock of the database's for its device: it is gone with its
 connection, and counts for all processes, wherever they run.
 
-**Threads.** As a namespace may have to be entered, each call has a thread that is made for it and ends with it.
+**Threads.** Each call has a thread that is made for it and ends with it, as a namespace may have to be entered.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import ctypes
 import dataclasses
-import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from oslo_config import cfg
-from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from vif_plug_ovs import constants
 
 from os_interface_ext import exceptions
 from os_interface_ext.context import RequestContext
-from os_interface_ext.drivers import base
+from os_interface_ext.drivers import base, links
 
 T = TypeVar('T')
+
 
 GROUP = 'ovs'
 OPTS = [
@@ -80,25 +80,16 @@ OPTS = [
 ]
 
 _SCHEMA = 'Open_vSwitch'
+#: The parent port of a trunk has a bridge of its own.
+_TRUNK = 'tbr-'
 #: Our key in the external ids of an interface, and how far it is.
 _KEY = 'osif'
 _BEGUN, _COMPLETE = 'plugging', 'plugged'
 _ALIAS = 'osif:'
-_NAMESPACES = '/run/netns'
-_CLONE_NEWNET = 0x40000000
-_IFF_UP = 0x1
 #: <linux/if_tun.h>
 _TUNSETIFF, _TUNSETPERSIST, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x400454CB, 0x0002, 0x1000
-#: IN6_ADDR_GEN_MODE_NONE: the host gets no address of its own on a network of the servers.
-_NO_ADDRESS = {'attrs': [['AF_INET6', {'attrs': [['IFLA_INET6_ADDR_GEN_MODE', 1]]}]]}
-#: Bytes that the kernel keeps of an alias.
-_LONGEST_ALIAS = 255
 #: Seconds from one look at ovs-vswitchd to the next, at first and at most.
 _FIRST_LOOK, _LAST_LOOK = 0.002, 0.05
-#: Of the machine, not of the request: the same may be asked again.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EBUSY, errno.EINTR})
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class OVSVIFDriver(base.VIFDriver):
@@ -132,14 +123,14 @@ class OVSVIFDriver(base.VIFDriver):
         if port.vnic_type != 'normal':
             raise exceptions.PlugFailed(operator=f'port {port.id} is of vnic_type {port.vnic_type}')
         bridge = str(port.vif_details.get('bridge_name') or self._conf.bridge)
-        if bridge.startswith(constants.TRUNK_BR_PREFIX):
+        if bridge.startswith(_TRUNK):
             raise exceptions.PlugFailed(operator=f'port {port.id} is the parent of a trunk: not supported')
 
         def work(world: _World) -> dict[str, Any]:
-            world.database.lock(nic.name, fence)
-            return world.plug(nic, port, bridge, self._conf.device)
+            told = world.plug(port, bridge)
+            return told | {'peer': nic.peer} if self._conf.device == 'veth' else told
 
-        return self._apart(fence, work)
+        return self._apart(nic, fence, work)
 
     def unplug(
         self,
@@ -159,11 +150,7 @@ class OVSVIFDriver(base.VIFDriver):
             # It was never plugged.
             return
 
-        def work(world: _World) -> None:
-            world.database.lock(nic.name, fence)
-            world.remove(nic)
-
-        self._apart(fence, work)
+        self._apart(nic, fence, _World.remove)
 
     def plugged(self, ctxt: RequestContext, server: base.Server) -> set[str]:
         """Those that are complete.
@@ -179,33 +166,27 @@ class OVSVIFDriver(base.VIFDriver):
         found = (_pairs(row['external_ids']) for row in rows)
         return {ids['iface-id'] for ids in found if 'iface-id' in ids}
 
-    def _apart(self, fence: base.Fence, work: Callable[[_World], T]) -> T:
+    def _apart(self, nic: _Nic, fence: base.Fence, work: Callable[[_World], T]) -> T:
         """Do it in a thread of its own, to its end.
 
         :raises Unavailable: it failed, or had no time, before anything was changed
         :raises UnknownOutcome: the same, later
         """
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
         progress = _Progress(fence)
 
-        def run() -> None:
-            try:
-                with contextlib.ExitStack() as stack:
-                    conf = self._conf
-                    database = stack.enter_context(_Database(conf.ovsdb_connection, conf.timeout))
-                    links = stack.enter_context(_Links.opened(conf.host_namespace, progress))
-                    future.set_result(work(_World(database, links, progress, conf.timeout)))
-            except BaseException as error:
-                future.set_exception(error)
+        def apart() -> T:
+            conf = self._conf
+            with contextlib.ExitStack() as stack:
+                database = stack.enter_context(_Database(conf.ovsdb_connection, conf.timeout))
+                database.lock(nic.name, fence)
+                there = stack.enter_context(links.opened(links.path_of(conf.host_namespace), progress.begin))
+                device = _Device(nic, conf.device, there)
+                return work(_World(nic, database, device, progress, conf.timeout))
 
-        thread = threading.Thread(target=run, name='ovs')
         try:
-            thread.start()
-        except RuntimeError as error:
-            raise exceptions.Unavailable(operator=f'Open vSwitch: {error}') from error
-        thread.join()
-        try:
-            return future.result()
+            return links.apart('Open vSwitch', apart)
+        except links.NoNamespace as error:
+            raise exceptions.Unavailable(operator=f'option [{GROUP}] host_namespace: {error}') from error
         except (NetlinkError, OSError, _Refused, exceptions.DeadlinePassed) as error:
             if progress.has_begun:
                 raise exceptions.UnknownOutcome(operator=f'Open vSwitch: {error}') from error
@@ -227,7 +208,7 @@ class _Nic:
         nic = cls(port_id, server_id)
         if (
             not re.fullmatch(r'[0-9A-Za-z_-]+', port_id)
-            or len(nic.alias.encode(errors='replace')) > _LONGEST_ALIAS
+            or len(nic.alias.encode(errors='replace')) > links.LONGEST_ALIAS
         ):
             return None
         return nic
@@ -246,6 +227,11 @@ class _Nic:
     def alias(self) -> str:
         return f'{_ALIAS}{self.port_id}:{self.server_id}'
 
+    @property
+    def mac_address(self) -> str:
+        """Of the switch's end, not the server's: a locally administered one that follows from the ids."""
+        return links.mac_address(hashlib.sha256(self.alias.encode()).hexdigest())
+
     def external_ids(self, mac_address: str) -> dict[str, str]:
         return {
             'iface-id': self.port_id,
@@ -256,12 +242,13 @@ class _Nic:
 
     def owns(self, row: _Row | None) -> bool:
         """Whether an interface is this one's."""
-        return (
-            row is not None
-            and _KEY in row.external_ids
-            and row.external_ids.get('iface-id') == self.port_id
-            and row.external_ids.get('vm-uuid') == self.server_id
-        )
+        ids = {} if row is None else row.external_ids
+        return _KEY in ids and ids.get('iface-id') == self.port_id and ids.get('vm-uuid') == self.server_id
+
+    def owns_link(self, link: Any) -> bool:
+        """Whether a link is this one's, be it a pair without its alias yet."""
+        alias = link.get('ifalias')
+        return alias == self.alias or (not alias and link.get('address') == self.mac_address)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +259,13 @@ class _Row:
     port: str | None
     #: the number that ovs-vswitchd has given it; -1: it could not; None: it has not seen it yet
     number: int | None
+    #: the number of the link that it uses
+    index: int | None
     error: str
+
+    def is_used(self, index: int | None) -> bool:
+        """Whether ovs-vswitchd has it in its datapath, and as the link of that number."""
+        return self.number is not None and self.number > 0 and self.index is not None and self.index == index
 
 
 class _Progress:
@@ -289,162 +282,157 @@ class _Progress:
 
 
 class _World:
-    """The database and the kernel, while the lock of a device is held."""
+    """What the database and the kernel have of a NIC, while its lock is held."""
 
-    def __init__(self, database: _Database, links: _Links, progress: _Progress, timeout: float) -> None:
-        self.database = database
-        self._links = links
+    def __init__(
+        self, nic: _Nic, database: _Database, device: _Device, progress: _Progress, timeout: float
+    ) -> None:
+        self._nic = nic
+        self._database = database
+        self._device = device
         self._progress = progress
         self._timeout = timeout
 
-    def plug(self, nic: _Nic, port: base.Port, bridge: str, device: str) -> dict[str, Any]:
+    def plug(self, port: base.Port, bridge: str) -> dict[str, Any]:
         """:raises PlugFailed: and what was made is taken back"""
         try:
-            return self._plug(nic, port, bridge, device)
+            return self._plug(port, bridge)
         except (exceptions.PlugFailed, NetlinkError, _Refused, OSError) as error:
             silent = isinstance(error, _Silent)
             number = error.code if isinstance(error, NetlinkError) else getattr(error, 'errno', None)
-            if silent or number in _EXHAUSTED:
+            if silent or number in links.EXHAUSTED:
                 raise
-            self.remove(nic)
+            self.remove()
             if isinstance(error, exceptions.PlugFailed):
                 raise
             raise exceptions.PlugFailed(operator=f'port {port.id}: {error}') from error
 
-    def _plug(self, nic: _Nic, port: base.Port, bridge: str, device: str) -> dict[str, Any]:
-        row = self._row(nic)
-        self._refuse_what_is_not_ours(nic, row)
+    def _plug(self, port: base.Port, bridge: str) -> dict[str, Any]:
+        row = self._row()
+        self._refuse_what_is_not_ours(row)
         if not self._bridges([['name', '==', bridge]]):
             raise exceptions.PlugFailed(operator=f'there is no bridge {bridge}')
-        wanted = nic.external_ids(port.mac_address.lower())
+        index = self._device.fitting()
+        if row is not None and not (row.is_used(index) and self._bridges(_holding(row.port)) == [bridge]):
+            # No link is exchanged below an interface: ovs-vswitchd tells them apart by their names alone.
+            self._take_out(row)
+            row = None
+        index = self._device.make(port, index)
+        ids = self._nic.external_ids(port.mac_address.lower())
         if row is None:
-            self._insert(nic, bridge, {**wanted, _KEY: _BEGUN})
-            row = self._row(nic)
-        elif not nic.owns(row):
-            # Another server had the port: what this one is to have is not complete yet.
-            self._set_ids(nic, {**wanted, _KEY: _BEGUN})
-            row = self._row(nic)
-        if row is None:
-            raise exceptions.PlugFailed(operator=f'{nic.name} has been taken away')
-        has_changed = self._links.make(nic, port, device)
-        names = [found['name'] for found in self._bridges([['ports', 'includes', ['uuid', row.port]]])]
-        is_as_wanted = (wanted | {_KEY: _COMPLETE}).items() <= row.external_ids.items() and names == [bridge]
-        if has_changed or not is_as_wanted or row.number is None or row.number < 0:
-            self._complete(nic, bridge, row, wanted)
-        told = {'bridge': bridge, 'device': nic.name}
-        return told | {'peer': nic.peer} if device == 'veth' else told
+            self._put_in(bridge, {**ids, _KEY: _BEGUN})
+            self._await_use(index)
+        # Only now: what does not say so is not complete.
+        ids[_KEY] = _COMPLETE
+        if row is None or not ids.items() <= row.external_ids.items():
+            self._change([_set_ids(self._nic, ids)])
+        return {'bridge': bridge, 'device': self._nic.name}
 
-    def remove(self, nic: _Nic) -> None:
+    def remove(self) -> None:
         """Take a NIC out; absent: only that ovs-vswitchd has no more to do."""
-        row = self._row(nic)
-        is_ours = nic.owns(row)
-        self._links.remove(nic, is_ours)
-        until = None
-        if is_ours and row is not None:
-            until = self._change(
-                [
-                    {
-                        'op': 'mutate',
-                        'table': 'Bridge',
-                        'where': [['ports', 'includes', ['uuid', row.port]]],
-                        'mutations': [['ports', 'delete', ['uuid', row.port]]],
-                    }
-                ],
-                nic,
-            )
-        self._settle(until)
+        row = self._row()
+        if row is not None and self._nic.owns(row):
+            self._take_out(row)
+        else:
+            self._settle(None)
+        self._device.remove()
 
     # ------------------------------------------------------------------ the database
 
-    def _row(self, nic: _Nic) -> _Row | None:
+    def _row(self) -> _Row | None:
         """The interface of that name, or the port that has the name without one."""
-        where = [['name', '==', nic.name]]
-        interfaces, ports = self.database.transact(
-            _select('Interface', where, 'external_ids', 'ofport', 'error'), _select('Port', where, '_uuid')
+        where = [['name', '==', self._nic.name]]
+        interfaces, ports = self._database.transact(
+            _select('Interface', where, 'external_ids', 'ofport', 'ifindex', 'error'),
+            _select('Port', where, '_uuid'),
         )
         if not interfaces and not ports:
             return None
         port = ports[0]['_uuid'][1] if ports else None
         if not interfaces:
-            return _Row({}, port, None, '')
-        number, error = interfaces[0]['ofport'], interfaces[0]['error']
-        return _Row(
-            _pairs(interfaces[0]['external_ids']),
-            port,
-            number if isinstance(number, int) else None,
-            error if isinstance(error, str) else '',
-        )
+            return _Row({}, port, None, None, '')
+        # What is not there is an empty set.
+        found = {name: None if isinstance(value, list) else value for name, value in interfaces[0].items()}
+        ids = _pairs(interfaces[0]['external_ids'])
+        return _Row(ids, port, found['ofport'], found['ifindex'], found['error'] or '')
 
-    def _bridges(self, where: list[Any]) -> list[Any]:
-        (found,) = self.database.transact(_select('Bridge', where, 'name'))
-        return list(found)
+    def _bridges(self, where: list[Any]) -> list[str]:
+        (found,) = self._database.transact(_select('Bridge', where, 'name'))
+        return [bridge['name'] for bridge in found]
 
-    def _refuse_what_is_not_ours(self, nic: _Nic, row: _Row | None) -> None:
+    def _refuse_what_is_not_ours(self, row: _Row | None) -> None:
         if row is None:
-            alias = self._links.alias(nic.name)
-            if alias is not None and not alias.startswith(f'{_ALIAS}{nic.port_id}:'):
-                raise exceptions.PlugFailed(operator=f'the link {nic.name} is there, and not ours')
-        elif _KEY not in row.external_ids or row.external_ids.get('iface-id') != nic.port_id or row.port is None:
-            raise exceptions.PlugFailed(operator=f'the interface {nic.name} is there, and not ours')
+            self._device.refuse_what_is_not_ours()
+        elif (
+            _KEY not in row.external_ids
+            or row.external_ids.get('iface-id') != self._nic.port_id
+            or row.port is None
+        ):
+            raise exceptions.PlugFailed(operator=f'the interface {self._nic.name} is there, and not ours')
 
-    def _insert(self, nic: _Nic, bridge: str, ids: dict[str, str]) -> None:
-        interface = {'name': nic.name, 'external_ids': _map(ids)}
-        port = {'name': nic.name, 'interfaces': ['named-uuid', 'interface']}
-        self._change(
-            [
-                {'op': 'insert', 'table': 'Interface', 'uuid-name': 'interface', 'row': interface},
-                {'op': 'insert', 'table': 'Port', 'uuid-name': 'port', 'row': port},
-                _add_port(bridge, ['named-uuid', 'port']),
-            ],
-            nic,
-        )
+    def _put_in(self, bridge: str, ids: dict[str, str]) -> None:
+        """Make the interface, and wait until ovs-vswitchd knows it."""
+        interface = {'name': self._nic.name, 'external_ids': _map(ids)}
+        port = {'name': self._nic.name, 'interfaces': ['named-uuid', 'interface']}
+        operations = [
+            {'op': 'insert', 'table': 'Interface', 'uuid-name': 'interface', 'row': interface},
+            {'op': 'insert', 'table': 'Port', 'uuid-name': 'port', 'row': port},
+            _mutate('Bridge', [['name', '==', bridge]], ['ports', 'insert', ['named-uuid', 'port']]),
+        ]
+        self._settle(self._change(operations))
 
-    def _set_ids(self, nic: _Nic, ids: dict[str, str]) -> None:
-        self._change([_set_ids(nic, ids)], nic)
+    def _take_out(self, row: _Row) -> None:
+        """Take the port out of its bridge, which is its end; wait until ovs-vswitchd has let go of the link."""
+        leave = _mutate('Bridge', _holding(row.port), ['ports', 'delete', ['uuid', row.port]])
+        self._settle(self._change([leave]))
 
-    def _complete(self, nic: _Nic, bridge: str, row: _Row, ids: dict[str, str]) -> None:
-        """Wait until ovs-vswitchd has all of it, and only then say that it is there.
-
-        :raises PlugFailed: it does not take it
-        """
-        elsewhere = {
-            'op': 'mutate',
-            'table': 'Bridge',
-            'where': [['name', '!=', bridge], ['ports', 'includes', ['uuid', row.port]]],
-            'mutations': [['ports', 'delete', ['uuid', row.port]]],
-        }
-        begun = _set_ids(nic, {**ids, _KEY: _BEGUN})
-        self._settle(self._change([elsewhere, _add_port(bridge, ['uuid', row.port]), begun], nic))
-        now = self._row(nic)
-        if now is None or now.number is None or now.number < 0:
-            reason = 'it is gone' if now is None else now.error or 'is its bridge in use?'
-            raise exceptions.PlugFailed(operator=f'ovs-vswitchd does not take {nic.name}: {reason}')
-        self._change([_set_ids(nic, {_KEY: _COMPLETE})], nic)
-
-    def _change(self, operations: list[dict[str, Any]], nic: _Nic) -> int:
+    def _change(self, operations: list[dict[str, Any]]) -> int:
         """Change the database as one; the number of the change, which ovs-vswitchd repeats when it has made it.
 
         :raises DeadlinePassed:
         """
         counted = [
-            {'op': 'mutate', 'table': _SCHEMA, 'where': [], 'mutations': [['next_cfg', '+=', 1]]},
+            _mutate(_SCHEMA, [], ['next_cfg', '+=', 1]),
             _select(_SCHEMA, [], 'next_cfg'),
         ]
-        held = {'op': 'assert', 'lock': _lock_id(nic.name)}
+        held = {'op': 'assert', 'lock': _lock_id(self._nic.name)}
         self._progress.begin()
-        return int(self.database.transact(held, *operations, *counted)[-1][0]['next_cfg'])
+        return int(self._database.transact(held, *operations, *counted)[-1][0]['next_cfg'])
 
     def _settle(self, until: int | None) -> None:
         """Wait for ovs-vswitchd; None: for whatever it was told last.
 
         :raises _Silent: it does not come to it
         """
+        number = until
+
+        def is_done() -> bool:
+            nonlocal number
+            ((row,),) = self._database.transact(_select(_SCHEMA, [], 'cur_cfg', 'next_cfg'))
+            number = row['next_cfg'] if number is None else number
+            return bool(row['cur_cfg'] >= number)
+
+        self._await(is_done)
+
+    def _await_use(self, index: int) -> None:
+        """Wait until ovs-vswitchd uses the link of that number, and none before it of the same name.
+
+        :raises PlugFailed: it does not take it
+        :raises _Silent: it does not come to it
+        """
+
+        def is_used() -> bool:
+            row = self._row()
+            if row is None or row.number is None or row.number < 0:
+                reason = 'it is gone' if row is None else row.error or 'is its bridge in use?'
+                raise exceptions.PlugFailed(operator=f'ovs-vswitchd does not take {self._nic.name}: {reason}')
+            return row.is_used(index)
+
+        self._await(is_used)
+
+    def _await(self, condition: Callable[[], bool]) -> None:
         begun, pause = time.monotonic(), _FIRST_LOOK
-        while True:
-            ((row,),) = self.database.transact(_select(_SCHEMA, [], 'cur_cfg', 'next_cfg'))
-            until = row['next_cfg'] if until is None else until
-            if row['cur_cfg'] >= until:
-                return
+        while not condition():
             if time.monotonic() > begun + self._timeout:
                 # Something is on its way, whoever has begun it.
                 self._progress.has_begun = True
@@ -457,26 +445,23 @@ def _select(table: str, where: list[Any], *columns: str) -> dict[str, Any]:
     return {'op': 'select', 'table': table, 'where': where, 'columns': list(columns)}
 
 
-def _add_port(bridge: str, port: list[str | None]) -> dict[str, Any]:
-    return {
-        'op': 'mutate',
-        'table': 'Bridge',
-        'where': [['name', '==', bridge]],
-        'mutations': [['ports', 'insert', port]],
-    }
+def _mutate(table: str, where: list[Any], *mutations: list[Any]) -> dict[str, Any]:
+    return {'op': 'mutate', 'table': table, 'where': where, 'mutations': list(mutations)}
+
+
+def _holding(port: str | None) -> list[Any]:
+    """The bridges that a port is in."""
+    return [['ports', 'includes', ['uuid', port]]]
 
 
 def _set_ids(nic: _Nic, ids: dict[str, str]) -> dict[str, Any]:
     """Ours alone: agents keep more there."""
-    return {
-        'op': 'mutate',
-        'table': 'Interface',
-        'where': [['name', '==', nic.name]],
-        'mutations': [
-            ['external_ids', 'delete', ['set', list(ids)]],
-            ['external_ids', 'insert', _map(ids)],
-        ],
-    }
+    return _mutate(
+        'Interface',
+        [['name', '==', nic.name]],
+        ['external_ids', 'delete', ['set', list(ids)]],
+        ['external_ids', 'insert', _map(ids)],
+    )
 
 
 def _map(pairs: dict[str, str]) -> list[Any]:
@@ -562,7 +547,6 @@ class _Database:
         lock_id = _lock_id(name)
         if self._request('lock', [lock_id])['locked']:
             return
-        fence.check()
         until = time.monotonic() + min(self._timeout, fence.remaining())
         while True:
             try:
@@ -635,167 +619,86 @@ class _Database:
         return message
 
 
-# ---------------------------------------------------------------------- links
+# ---------------------------------------------------------------------- the link
 
 
-class _Links:
-    """The links of one namespace.
+class _Device:
+    """The link of a NIC, of the kind that it is to be."""
 
-    :param where: within it a thread is in the namespace
-    """
+    def __init__(self, nic: _Nic, kind: str, there: links.Links) -> None:
+        self._nic = nic
+        self._kind = kind
+        self._links = there
 
-    def __init__(self, ip: IPRoute, where: contextlib.AbstractContextManager[object], progress: _Progress) -> None:
-        self._ip = ip
-        self._where = where
-        self._progress = progress
+    def refuse_what_is_not_ours(self) -> None:
+        """:raises PlugFailed: something else has the name"""
+        link = self._find()
+        if link is None or self._nic.owns_link(link):
+            return
+        if not (link.get('ifalias') or '').startswith(f'{_ALIAS}{self._nic.port_id}:'):
+            raise exceptions.PlugFailed(operator=f'the link {self._nic.name} is there, and not ours')
 
-    @classmethod
-    @contextlib.contextmanager
-    def opened(cls, namespace: str, progress: _Progress) -> Iterator[_Links]:
-        """To be called in a thread that may end if it cannot come back.
+    def fitting(self) -> int | None:
+        """The number of the link, if there is one that need not be made anew."""
+        link = self._find()
+        if link is None or not self._nic.owns_link(link):
+            return None
+        kind = link.get(('linkinfo', 'kind'))
+        return int(link['index']) if kind == {'tap': 'tun'}.get(self._kind, self._kind) else None
 
-        :raises Unavailable: this process cannot enter it, or not now
-        """
-        with contextlib.ExitStack() as stack:
-            try:
-                where = _Namespace(stack, namespace) if namespace else contextlib.nullcontext()
-                with where:
-                    # It stays in the namespace in which it was made.
-                    ip = stack.enter_context(IPRoute())
-            except OSError as error:
-                raise exceptions.Unavailable(
-                    operator=f'the links of {namespace or "this process"} cannot be reached, see option '
-                    f'[{GROUP}] host_namespace: {error}'
-                ) from error
-            yield cls(ip, where, progress)
+    def make(self, port: base.Port, index: int | None) -> int:
+        """Make what is not there, and mend what is not as it should be; the number of the link.
 
-    def find(self, name: str) -> Any:
-        """One by its name; None if there is none."""
-        try:
-            return next(iter(self._ip.link('get', ifname=name)), None)
-        except NetlinkError as error:
-            if error.code == errno.ENODEV:
-                return None
-            raise
-
-    def alias(self, name: str) -> str | None:
-        """None if there is no such link."""
-        link = self.find(name)
-        return None if link is None else link.get('ifalias') or ''
-
-    def make(self, nic: _Nic, port: base.Port, device: str) -> bool:
-        """Make what is not there, and mend what is not as it should be; whether the device is a new one.
-
+        :param index: of the one that fits
         :raises PlugFailed: something else has the name
         """
-        link = self.find(nic.name)
-        # Without an alias it is what a crash has left: the row that is ours was there before it.
-        if link is not None and (link.get('ifalias') not in (None, '', nic.alias) or _kind(link) != device):
-            if not (link.get('ifalias') or _ALIAS).startswith(_ALIAS):
-                raise exceptions.PlugFailed(operator=f'the link {nic.name} is there, and not ours')
-            self.change('del', index=link['index'])
-            link = None
-        is_new = link is None
-        if link is None:
-            if device == 'tap':
-                self._make_tap(nic)
-            else:
-                self._make_pair(nic, port)
-            link = self.find(nic.name)
+        if index is None:
+            self.refuse_what_is_not_ours()
+            useless = self._find()
+            if useless is not None:
+                self._links.change('del', index=useless['index'])
+        with self._tap() if index is None and self._kind == 'tap' else contextlib.nullcontext():
+            if index is None and self._kind == 'veth':
+                self._make_pair(port)
+            link = self._find()
             if link is None:
-                raise exceptions.PlugFailed(operator=f'{nic.name} has been taken away')
-        if link.get('ifalias') != nic.alias:
-            self.change('set', index=link['index'], ifalias=nic.alias, IFLA_AF_SPEC=_NO_ADDRESS)
-        self._adapt(link, mtu=port.mtu, state='up')
-        if device == 'veth':
-            peer = self.find(nic.peer)
+                raise exceptions.PlugFailed(operator=f'{self._nic.name} has been taken away')
+            if link.get('ifalias') != self._nic.alias:
+                ours = {'ifalias': self._nic.alias, 'address': self._nic.mac_address}
+                self._links.change('set', index=link['index'], **ours, IFLA_AF_SPEC=links.NO_ADDRESS)
+            self._links.adapt(link, mtu=port.mtu, state='up')
+        if self._kind == 'veth':
+            peer = self._links.find(self._nic.peer)
             # Whoever has taken it away into another namespace has it as he wants it.
             if peer is not None and peer.get('link') == link['index'] and link.get('link') == peer['index']:
-                self._adapt(peer, mtu=port.mtu, address=port.mac_address.lower())
-        return is_new
+                self._links.adapt(peer, mtu=port.mtu, address=port.mac_address.lower())
+        return int(link['index'])
 
-    def remove(self, nic: _Nic, is_ours: bool) -> None:
-        """Delete the link of a NIC; one without an alias only if its row is ours."""
-        link = self.find(nic.name)
-        if link is None:
-            return
-        alias = link.get('ifalias') or ''
-        if alias == nic.alias or (is_ours and not alias):
-            self.change('del', index=link['index'])
+    def remove(self) -> None:
+        link = self._find()
+        if link is not None and self._nic.owns_link(link):
+            self._links.change('del', index=link['index'])
 
-    def change(self, command: str, **attributes: Any) -> None:
-        """Make, set or delete a link; to delete one that is gone is fine.
+    def _find(self) -> Any:
+        return self._links.find(self._nic.name)
 
-        :raises DeadlinePassed:
-        """
-        self._progress.begin()
-        try:
-            self._ip.link(command, **attributes)
-        except NetlinkError as error:
-            if command != 'del' or error.code != errno.ENODEV:
-                raise
+    @contextlib.contextmanager
+    def _tap(self) -> Iterator[None]:
+        """A tap device that stays, unless the block fails, or its process."""
+        self._links.begin()
+        with contextlib.ExitStack() as stack:
+            with self._links.entered():
+                tun = os.open('/dev/net/tun', os.O_RDWR | os.O_CLOEXEC)
+                stack.callback(os.close, tun)
+                name = self._nic.name.encode()
+                fcntl.ioctl(tun, _TUNSETIFF, struct.pack('16sH22x', name, _IFF_TAP | _IFF_NO_PI))
+            yield
+            self._links.begin()
+            fcntl.ioctl(tun, _TUNSETPERSIST, 1)
 
-    def _make_tap(self, nic: _Nic) -> None:
-        """One that stays when nobody has it open."""
-        self._progress.begin()
-        with self._where:
-            tun = os.open('/dev/net/tun', os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.ioctl(tun, _TUNSETIFF, struct.pack('16sH22x', nic.name.encode(), _IFF_TAP | _IFF_NO_PI))
-                fcntl.ioctl(tun, _TUNSETPERSIST, 1)
-            finally:
-                os.close(tun)
-
-    def _make_pair(self, nic: _Nic, port: base.Port) -> None:
+    def _make_pair(self, port: base.Port) -> None:
         size = {} if port.mtu is None else {'mtu': port.mtu}
-        peer = {'ifname': nic.peer, 'address': port.mac_address.lower(), **size}
-        self.change('add', kind='veth', ifname=nic.name, peer=peer, **size)
-
-    def _adapt(self, link: Any, *, state: str | None = None, **wanted: Any) -> None:
-        """Set what is not as it is wanted; None: whatever it is."""
-        differing = {
-            name: value for name, value in wanted.items() if value is not None and link.get(name) != value
-        }
-        if state == 'up' and not link['flags'] & _IFF_UP:
-            differing['state'] = state
-        if differing:
-            self.change('set', index=link['index'], **differing)
-
-
-def _kind(link: Any) -> str | None:
-    kind = link.get(('linkinfo', 'kind'))
-    return 'tap' if kind == 'tun' else kind
-
-
-class _Namespace(contextlib.AbstractContextManager[None]):
-    """Within it a thread is in a namespace; afterwards it is in its own again.
-
-    :raises OSError: it is not there
-    """
-
-    def __init__(self, stack: contextlib.ExitStack, name: str) -> None:
-        self._own, self._there = (
-            stack.enter_context(_file(path))
-            for path in ('/proc/thread-self/ns/net', os.path.join(_NAMESPACES, name))
+        peer = {'ifname': self._nic.peer, 'address': port.mac_address.lower(), **size}
+        self._links.change(
+            'add', kind='veth', ifname=self._nic.name, address=self._nic.mac_address, peer=peer, **size
         )
-
-    def __enter__(self) -> None:
-        _enter(self._there)
-
-    def __exit__(self, *_: object) -> None:
-        _enter(self._own)
-
-
-@contextlib.contextmanager
-def _file(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _enter(fd: int) -> None:
-    if _libc.setns(fd, _CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
