@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from .services import databases
+from .services import databases, rabbitmq
 
 if TYPE_CHECKING:
     from .services.openstack import Cloud
@@ -41,6 +41,12 @@ def postgresql() -> Iterator[databases.DatabaseServer]:
 def mariadb() -> Iterator[databases.DatabaseServer]:
     """A MariaDB server."""
     yield from _running(databases.running(databases.MariaDB))
+
+
+@pytest.fixture(scope='session', name='rabbitmq')
+def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[rabbitmq.RabbitMQ]:
+    """A RabbitMQ node. The logs are among pytest's temporary folders."""
+    yield from _running(rabbitmq.running(tmp_path_factory.mktemp('rabbitmq-logs')))
 
 
 @pytest.fixture(scope='session')

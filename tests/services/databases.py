@@ -226,3 +226,22 @@ def _no_daemons() -> Iterator[None]:
         yield
     finally:
         policy.unlink()
+
+
+def need(program: str, *packages: str) -> str:
+    """The path of a program of Debian's packages, which are installed if it is missing.
+
+    :raises Unobtainable: if that cannot be
+    """
+    path = os.environ.get('PATH', os.defpath) + ':/usr/sbin:/sbin'
+    found = shutil.which(program, path=path)
+    if found is None:
+        try:
+            install(packages)
+        except subprocess.CalledProcessError as error:
+            words = error.stderr.decode(errors='replace').strip().splitlines()[-3:]
+            raise Unobtainable(f'{packages[0]} cannot be installed: {" ".join(words)}') from error
+        found = shutil.which(program, path=path)
+    if found is None:
+        raise Unobtainable(f'{packages[0]} has brought no {program}')
+    return found

@@ -9,20 +9,20 @@ from collections.abc import Iterator
 
 
 class Proxy:
-    """Passes connections on to a port of 127.0.0.1, from a port of its own.
+    """Passes connections on to a port of 127.0.0.1, from a port of its own, or from a listening socket.
 
     ``lose_answer_to``: the answer to the next request that ends so (but for NULs) is lost, and its connection
     breaks; the server has got the request. ``silent``: new connections are accepted, and nothing more.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, listening: socket.socket | None = None) -> None:
         self.lose_answer_to: bytes | None = None
         self.silent = False
         #: set once an answer was lost
         self.lost = threading.Event()
         self._target = target
         self._open: list[socket.socket] = []
-        self._listening = socket.create_server(('127.0.0.1', 0))
+        self._listening = listening or socket.create_server(('127.0.0.1', 0))
         self.port: int = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -81,9 +81,9 @@ def _end(one: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def before(port: int) -> Iterator[Proxy]:
+def before(port: int, listening: socket.socket | None = None) -> Iterator[Proxy]:
     """A proxy for as long as the block lasts."""
-    proxy = Proxy(port)
+    proxy = Proxy(port, listening)
     try:
         yield proxy
     finally:

@@ -23,7 +23,7 @@ from keystoneauth1 import adapter
 from os_interface_ext import exceptions
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
-from tests.services.openstack import processes
+from tests.services import processes
 from tests.services.openstack.cloud import IMAGE, Cloud
 
 from ..conftest import wait_until

@@ -13,7 +13,8 @@ from keystoneauth1 import session
 from keystoneauth1.identity import v3
 from openstack.network.v2 import network as sdk_network
 
-from . import configuration, image, processes
+from .. import processes
+from . import configuration, image
 from .site import Site, node_of
 
 #: The one image of Nova's servers, and their flavors: name -> id, RAM.

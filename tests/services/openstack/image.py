@@ -26,7 +26,7 @@ from keystoneauth1.identity import v3
 
 from .. import databases
 from . import configuration
-from .site import Site, need
+from .site import Site
 
 _HERE = pathlib.Path(__file__).parent
 _CONSTRAINTS = _HERE / 'constraints.txt'
@@ -65,7 +65,9 @@ def environment() -> pathlib.Path:
 
 def data(environment: pathlib.Path) -> pathlib.Path:
     """A folder with the data directory of MariaDB and the keys of Keystone, after all that needs no port."""
-    server = subprocess.run([need('mariadbd', 'mariadb-server-core'), '--version'], capture_output=True, text=True)
+    server = subprocess.run(
+        [databases.need('mariadbd', 'mariadb-server-core'), '--version'], capture_output=True, text=True
+    )
     sources = [_HERE / name for name in ('image.py', 'configuration.py')]
     with _made(f'cloud-data-{_name(*sources, also=f"{environment.name} {server.stdout}")}') as (folder, is_new):
         if is_new:

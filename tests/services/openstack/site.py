@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import http.client
 import os
 import pathlib
-import shutil
-import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .. import databases
-from . import configuration, processes
+from .. import databases, processes, rabbitmq
+from . import configuration
 
 #: what is served over HTTP -> its WSGI application
 _APPLICATIONS = {
@@ -44,9 +41,9 @@ class Site:
         logs: pathlib.Path | None = None,
         workers: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
-        need('mariadbd', *_MARIADB)
-        need('mariadb-install-db', *_MARIADB)
-        need('memcached', 'memcached')
+        databases.need('mariadbd', *_MARIADB)
+        databases.need('mariadb-install-db', *_MARIADB)
+        databases.need('memcached', 'memcached')
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix='osif-cloud-'))
         self._guard = processes.Guard(self.folder)
         self._workers = workers or {}
@@ -216,7 +213,7 @@ class Site:
         return self._make(
             'mariadb',
             [
-                need('mariadbd', *_MARIADB),
+                databases.need('mariadbd', *_MARIADB),
                 '--no-defaults',
                 *_as_root('--user=root'),
                 f'--datadir={data}',
@@ -241,72 +238,29 @@ class Site:
         port = self.place.ports['memcached']
         return self._make(
             'memcached',
-            [need('memcached', 'memcached'), *_as_root('-u', 'root'), '-l', '127.0.0.1', '-p', port, '-m', 128],
+            [
+                databases.need('memcached', 'memcached'),
+                *_as_root('-u', 'root'),
+                *('-l', '127.0.0.1', '-p', port, '-m', 128),
+            ],
             lambda: processes.listens(port),
         )
 
     def _epmd(self) -> processes.Daemon:
-        """The broker's port mapper; started by the broker itself it would outlive it."""
-        port = self.place.ports['epmd']
-        return self._make(
-            'epmd',
-            [need('epmd', 'rabbitmq-server'), '-address', '127.0.0.1', '-port', port],
-            lambda: processes.listens(port),
-        )
+        return rabbitmq.epmd(self._broker())
 
     def _rabbitmq(self) -> processes.Daemon:
-        ports = self.place.ports
-        state = self.place.state('rabbitmq')
-        state.mkdir(parents=True, exist_ok=True)
-        (state / 'plugins').write_text('[].\n')
-        (state / 'rabbitmq.conf').write_text('loopback_users = none\nlog.file.level = warning\n')
-        # Not the one of the search path: for root that changes to another user.
-        scripts = sorted(glob.glob('/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server'))
-        return self._make(
-            'rabbitmq',
-            [scripts[-1] if scripts else need('rabbitmq-server', 'rabbitmq-server')],
-            lambda: processes.listens(ports['rabbitmq']),
-            {
-                **self._environment(),
-                'HOME': str(state),
-                'ERL_EPMD_ADDRESS': '127.0.0.1',
-                'ERL_EPMD_PORT': str(ports['epmd']),
-                'RABBITMQ_NODENAME': f'osif{ports["rabbitmq"]}@localhost',
-                'RABBITMQ_NODE_IP_ADDRESS': '127.0.0.1',
-                'RABBITMQ_NODE_PORT': str(ports['rabbitmq']),
-                'RABBITMQ_DIST_PORT': str(ports['rabbitmq-distribution']),
-                'RABBITMQ_MNESIA_BASE': str(state / 'mnesia'),
-                'RABBITMQ_LOG_BASE': str(self.place.logs),
-                'RABBITMQ_CONFIG_FILE': str(state / 'rabbitmq.conf'),
-                'RABBITMQ_ENABLED_PLUGINS_FILE': str(state / 'plugins'),
-                'RABBITMQ_PID_FILE': str(state / 'pid'),
-                'RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS': '+S 1:1 -kernel inet_dist_use_interface {127,0,0,1}',
-            },
+        return rabbitmq.broker(self._broker())
+
+    def _broker(self) -> rabbitmq.Place:
+        return rabbitmq.Place(
+            self.place.state('rabbitmq'), self.place.logs, self.place.ports, self._guard, self._environment()
         )
 
 
 def node_of(host: str) -> str:
     """The id that Nova's fake driver gives the node of a host."""
     return str(uuid.uuid5(uuid.NAMESPACE_DNS, host))
-
-
-def need(program: str, *packages: str) -> str:
-    """The path of a program of Debian's packages, which are installed if it is missing.
-
-    :raises databases.Unobtainable: if that cannot be
-    """
-    path = os.environ.get('PATH', os.defpath) + ':/usr/sbin:/sbin'
-    found = shutil.which(program, path=path)
-    if found is None:
-        try:
-            databases.install(packages)
-        except subprocess.CalledProcessError as error:
-            words = error.stderr.decode(errors='replace').strip().splitlines()[-3:]
-            raise databases.Unobtainable(f'{packages[0]} cannot be installed: {" ".join(words)}') from error
-        found = shutil.which(program, path=path)
-    if found is None:
-        raise databases.Unobtainable(f'{packages[0]} has brought no {program}')
-    return found
 
 
 def _as_root(*arguments: str) -> tuple[str, ...]:

@@ -1,0 +1,140 @@
+"""A private RabbitMQ of Debian's package: a node of its own, with its own epmd, cookie and data, on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+
+from . import databases, processes
+
+#: What listens.
+LISTENERS = ('rabbitmq', 'rabbitmq-distribution', 'epmd')
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a node works: the folder of its data, that of its logs, its ports, and who watches its processes."""
+
+    state: pathlib.Path
+    logs: pathlib.Path
+    ports: Mapping[str, int]
+    guard: processes.Guard
+    environment: Mapping[str, str]
+
+
+def epmd(place: Place) -> processes.Daemon:
+    """The port mapper of the node: started by ourselves, or else the node leaves one behind.
+
+    :raises databases.Unobtainable: the machine has none, and it cannot be installed
+    """
+    port = place.ports['epmd']
+    return processes.Daemon(
+        'epmd',
+        place.guard,
+        [databases.need('epmd', 'rabbitmq-server'), '-address', '127.0.0.1', '-port', str(port)],
+        place.environment,
+        lambda: processes.listens(port),
+        [place.logs / 'epmd.log'],
+    )
+
+
+def broker(place: Place) -> processes.Daemon:
+    """The node itself, which wants its epmd.
+
+    :raises databases.Unobtainable: the machine has none, and it cannot be installed
+    """
+    ports, state = place.ports, place.state
+    state.mkdir(parents=True, exist_ok=True)
+    (state / 'plugins').write_text('[].\n')
+    (state / 'rabbitmq.conf').write_text('loopback_users = none\nlog.file.level = warning\n')
+    # Not the one of the search path: for root that changes to another user.
+    scripts = sorted(glob.glob('/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server'))
+    return processes.Daemon(
+        'rabbitmq',
+        place.guard,
+        [scripts[-1] if scripts else databases.need('rabbitmq-server', 'rabbitmq-server')],
+        {
+            **place.environment,
+            'HOME': str(state),
+            'ERL_EPMD_ADDRESS': '127.0.0.1',
+            'ERL_EPMD_PORT': str(ports['epmd']),
+            'RABBITMQ_NODENAME': f'osif{ports["rabbitmq"]}@localhost',
+            'RABBITMQ_NODE_IP_ADDRESS': '127.0.0.1',
+            'RABBITMQ_NODE_PORT': str(ports['rabbitmq']),
+            'RABBITMQ_DIST_PORT': str(ports['rabbitmq-distribution']),
+            'RABBITMQ_MNESIA_BASE': str(state / 'mnesia'),
+            'RABBITMQ_LOG_BASE': str(place.logs),
+            'RABBITMQ_CONFIG_FILE': str(state / 'rabbitmq.conf'),
+            'RABBITMQ_ENABLED_PLUGINS_FILE': str(state / 'plugins'),
+            'RABBITMQ_PID_FILE': str(state / 'pid'),
+            'RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS': '+S 1:1 -kernel inet_dist_use_interface {127,0,0,1}',
+        },
+        lambda: processes.listens(ports['rabbitmq']),
+        [place.logs / 'rabbitmq.log'],
+    )
+
+
+class RabbitMQ:
+    """A node that can be stopped and started."""
+
+    def __init__(self, logs: pathlib.Path) -> None:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix='osif-rabbitmq-'))
+        self._guard = processes.Guard(folder)
+        ports = processes.free_ports(LISTENERS)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith('RABBITMQ_')}
+        place = Place(folder, logs, ports, self._guard, kept)
+        try:
+            self._epmd, self._broker = epmd(place), broker(place)
+            self.port = ports['rabbitmq']
+            self._epmd.start()
+            self._broker.start()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        """As oslo.messaging has it."""
+        return url(self.port)
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        self._broker.start()
+
+    def kill(self) -> None:
+        """End it at once; whoever is connected is cut off."""
+        self._broker.kill()
+        # Its children end a little later.
+        while processes.listens(self.port):
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """End all of it, and remove its folder."""
+        for daemon in (getattr(self, '_broker', None), getattr(self, '_epmd', None)):
+            if daemon is not None:
+                daemon.kill()
+        self._guard.close()
+
+
+def url(port: int) -> str:
+    """Of a node that is reached at a port of 127.0.0.1."""
+    return f'rabbit://guest:guest@127.0.0.1:{port}/'
+
+
+@contextlib.contextmanager
+def running(logs: pathlib.Path) -> Iterator[RabbitMQ]:
+    """A node for as long as the block lasts; its logs stay.
+
+    :raises databases.Unobtainable:
+    """
+    node = RabbitMQ(logs)
+    try:
+        yield node
+    finally:
+        node.close()
