@@ -10,8 +10,9 @@ import orjson
 from werkzeug.wrappers import Response
 
 from os_interface_ext import context, exceptions
+from os_interface_ext.observability import logs
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 #: The key of the body, by status code (Nova's ``faults.Fault``).
 TYPES = {
@@ -47,7 +48,8 @@ def of_error(
     if error.code >= 500 and error.code != 501:
         level = logging.WARNING if error.code == 503 else logging.ERROR
         cause = error.__cause__ if error.code == 500 else None
-        LOG.log(level, '%s: %s %s', headers['x-openstack-request-id'], error.code, error.operator, exc_info=cause)
+        with logs.about(request_id=headers['x-openstack-request-id']):
+            LOG.log(level, '%s %s', error.code, error.operator, exc_info=cause)
     answer = _response(error.code, error.message, headers)
     if error.code == 401:
         answer.headers['WWW-Authenticate'] = 'Keystone'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from os_interface_ext.api import faults, microversions, schemas
 from os_interface_ext.attachments.manager import AttachRequest, Manager, is_sane
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
+from os_interface_ext.observability import logs
 from os_interface_ext.policies import Enforcer, attach_interfaces
 
 JSON = 'application/json'
@@ -30,6 +32,10 @@ _DRAIN = 8 * 1024 * 1024
 _UNSPECIFIED = frozenset({'0.0.0.0', '::'})
 
 View = Callable[..., tuple[int, Any]]
+#: Told of each request: the operation, the status, the microversion, and how many seconds it took.
+Answered = Callable[[str, int, str, float], None]
+#: The operations, as the rules of the policy call them, by their views; anything else is ``other``.
+_OPERATIONS = {'index': 'list', 'show': 'show', 'create': 'create', 'delete': 'delete'}
 
 
 class Api:
@@ -42,6 +48,7 @@ class Api:
         servers: base.ServerDriver,
         enforcer: Enforcer,
         identity: context.Identity | None = None,
+        answered: Answered | None = None,
     ) -> None:
         major, minor = conf.api.max_microversion.split('.')
         self.max_version = Version(int(major), int(minor))
@@ -50,6 +57,7 @@ class Api:
         self.servers = servers
         self.enforcer = enforcer
         self.identity = identity
+        self._answered = answered
 
     def operation(self, view: View, allow: str) -> Callable[..., Response]:
         """A handler, ``(request, **path)`` -> response, of a view, ``(call, **path)`` -> (status, answer).
@@ -63,7 +71,20 @@ class Api:
         def handle(request: Request, **path: str) -> Response:
             return Call(self, request, allow).run(view, path)
 
-        return handle
+        answered = self._answered
+        if answered is None:
+            return handle
+        operation = _OPERATIONS.get(view.__name__, 'other')
+
+        @functools.wraps(view)
+        def timed(**path: str) -> Response:
+            begun = time.perf_counter()
+            call = Call(self, flask.request, allow)
+            response = call.run(view, path)
+            answered(operation, response.status_code, str(call.version), time.perf_counter() - begun)
+            return response
+
+        return timed
 
 
 class Call:
@@ -85,6 +106,10 @@ class Call:
 
     def run(self, view: View, path: dict[str, str]) -> Response:
         """Carry the request out, and answer it whatever happens."""
+        with logs.about(request_id=self._request_id, server_id=path.get('server_id'), port_id=path.get('port_id')):
+            return self._run(view, path)
+
+    def _run(self, view: View, path: dict[str, str]) -> Response:
         try:
             self._identify()
             self._negotiate()
@@ -107,6 +132,7 @@ class Call:
     def _identify(self) -> None:
         self.ctxt = context.from_environ(self._request.environ, self._api.identity)
         self._request_id = self.ctxt.request_id
+        logs.learn(request_id=self._request_id, project_id=self.ctxt.project_id)
         self.ctxt.is_admin = self._api.enforcer.is_admin(self.ctxt)
 
     def _negotiate(self) -> None:

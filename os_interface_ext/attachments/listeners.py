@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import enum
 import inspect
-import logging
-import os
-import queue
-import threading
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any, cast
@@ -18,8 +13,10 @@ from oslo_config import cfg
 from stevedore import named
 
 from os_interface_ext.attachments.store import Record
+from os_interface_ext.observability import logs
+from os_interface_ext.observability.outbox import Outbox
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 #: The entry points here are functions ``(event, attachment)``, or classes that are constructed with the
 #: configuration object, as drivers are, and whose objects are called so.
@@ -74,8 +71,6 @@ Listener = Callable[[str, ListenerEvent], object]
 
 #: Events that wait for one listener; more are dropped.
 _ROOM = 10_000
-#: Seconds that the end of the process waits for a listener.
-_LAST_WORDS = 1.0
 
 
 class Listeners:
@@ -102,46 +97,21 @@ class _Box:
     def __init__(self, name: str, listener: Listener) -> None:
         self._name = name
         self._listener = listener
-        self._lock = threading.Lock()
-        self._pid: int | None = None
-        self._events: queue.Queue[tuple[str, ListenerEvent]] = queue.Queue(_ROOM)
+        self._outbox: Outbox[tuple[str, ListenerEvent]] = Outbox(f'listener {name}', self._tell, _ROOM)
+        self.flush = self._outbox.flush
 
     def put(self, event: str, attachment: ListenerEvent) -> None:
-        self._ensure_thread()
-        try:
-            self._events.put_nowait((event, attachment))
-        except queue.Full:
+        if not self._outbox.put((event, attachment)):
             LOG.warning(
                 'listener %s is too slow and is not told: %s, record %s', self._name, event, attachment.record_id
             )
 
-    def flush(self, timeout: float) -> bool:
-        if self._pid != os.getpid():
-            return True
-        events = self._events
-        with events.all_tasks_done:
-            return events.all_tasks_done.wait_for(lambda: not events.unfinished_tasks, timeout)
-
-    def _ensure_thread(self) -> None:
-        # Threads do not survive a fork, and what a parent has queued is the parent's to tell.
-        if self._pid != os.getpid():
-            with self._lock:
-                if self._pid != os.getpid():
-                    self._events = queue.Queue(_ROOM)
-                    name = f'listener {self._name}'
-                    threading.Thread(target=self._run, args=(self._events,), name=name, daemon=True).start()
-                    atexit.register(self.flush, _LAST_WORDS)
-                    self._pid = os.getpid()
-
-    def _run(self, events: queue.Queue[tuple[str, ListenerEvent]]) -> None:
-        while True:
-            event, attachment = events.get()
-            try:
-                self._listener(event, attachment)
-            except BaseException:  # SystemExit too: it would end the thread without a word.
-                LOG.exception('listener %s failed: %s, record %s', self._name, event, attachment.record_id)
-            finally:
-                events.task_done()
+    def _tell(self, told: tuple[str, ListenerEvent]) -> None:
+        event, attachment = told
+        try:
+            self._listener(event, attachment)
+        except BaseException:  # SystemExit too: it would end the thread without a word.
+            LOG.exception('listener %s failed: %s, record %s', self._name, event, attachment.record_id)
 
 
 def load(conf: cfg.ConfigOpts) -> Listeners:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
-import logging
 import time
 from collections.abc import Iterable
 
@@ -12,10 +11,12 @@ from os_interface_ext import exceptions
 from os_interface_ext.attachments.states import INWARD, OUTWARD, Reason, State
 from os_interface_ext.attachments.stepper import Pending, Stepper
 from os_interface_ext.attachments.store import Held, PortTaken, Record, Snapshot, Store
+from os_interface_ext.attachments.watch import Watch
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
+from os_interface_ext.observability import logs
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 #: The server states in which Nova lets interfaces be attached and detached.
 _CHANGEABLE = frozenset({'active', 'paused', 'stopped'})
@@ -84,7 +85,9 @@ class Manager:
         *,
         wait: float = 10.0,
         strict_nova: bool = False,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or Watch()
         self._store = store
         self._servers = servers
         self._networks = networks
@@ -182,6 +185,7 @@ class Manager:
     def _attach_port(
         self, ctxt: RequestContext, server: base.Server, request: AttachRequest, port_id: str
     ) -> Attachment:
+        logs.learn(port_id=port_id)
         port = self._networks.get_port(ctxt, port_id)
         if port.project_id != server.project_id:
             raise exceptions.PortNotUsable(port_id, 'it belongs to another project')
@@ -317,7 +321,9 @@ class Manager:
                 raise _InMotion()
         elif record.state is State.ATTACHED:
             self._check_unplug(ctxt, server)
-            self._go_out(ctxt, server, self._store.take(record, state=State.UNPLUGGING, reason=Reason.DETACH))
+            held = self._store.take(record, state=State.UNPLUGGING, reason=Reason.DETACH)
+            self._watch.detach_started(ctxt, server, held.record)
+            self._go_out(ctxt, server, held)
         else:
             self._carry_on(ctxt, server, record)
 
@@ -353,6 +359,7 @@ class Manager:
         if self._port_of(ctxt, server, port.id) is None:
             self._store.drop(held.record, result=False)
             return
+        self._watch.detach_started(ctxt, server, held.record)
         self._go_out(ctxt, server, held)
 
     def _detach_disputed(self, ctxt: RequestContext, server: base.Server, record: Record, port_id: str) -> None:

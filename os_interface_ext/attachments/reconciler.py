@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from os_interface_ext import context, exceptions
 from os_interface_ext.attachments.states import INWARD, OUTWARD, Reason, State
 from os_interface_ext.attachments.stepper import Pending, Stepper, describe
 from os_interface_ext.attachments.store import PortTaken, Record, Store, owner
+from os_interface_ext.attachments.watch import Watch
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
+from os_interface_ext.observability import logs
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 #: The role of which one process at a time has it, where several could reconcile and one is enough.
 ROLE = 'reconciler'
@@ -57,7 +58,9 @@ class Reconciler:
         stepper: Stepper,
         servers: base.ServerDriver,
         networks: base.NetworkDriver,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or Watch()
         self._conf = conf
         self._store = store
         self._stepper = stepper
@@ -82,10 +85,11 @@ class Reconciler:
             try:
                 if not alone or self._store.heartbeat(ROLE, 3 * self._conf.interval + 5.0):
                     self.beat()
-                    self.carry_on(stop=stop.is_set)
-                    if time.monotonic() >= look_at_world:
-                        look_at_world = time.monotonic() + self._conf.world_interval
-                        self.look_at_world(stop=stop.is_set)
+                    with self._watched() as report:
+                        self.carry_on(report, stop=stop.is_set)
+                        if time.monotonic() >= look_at_world:
+                            look_at_world = time.monotonic() + self._conf.world_interval
+                            self.look_at_world(report, stop=stop.is_set)
             except exceptions.Unavailable as error:
                 LOG.warning('the reconciler tries again in %s s: %s', self._conf.interval, error.operator)
             except Exception:
@@ -104,13 +108,25 @@ class Reconciler:
         :param stop: whether to end after the record at hand
         :raises Unavailable: the database does not answer
         """
-        report = Report()
         if not dry_run:
             self.beat()
-        self.carry_on(report, dry_run=dry_run, stop=stop)
-        if not stop():
-            self.look_at_world(report, dry_run=dry_run, stop=stop)
+        with contextlib.nullcontext(Report()) if dry_run else self._watched() as report:
+            self.carry_on(report, dry_run=dry_run, stop=stop)
+            if not stop():
+                self.look_at_world(report, dry_run=dry_run, stop=stop)
         return report
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[Report]:
+        """A report that those who watch are told, whether or not the look ends well."""
+        report = Report()
+        done = False
+        try:
+            yield report
+            done = True
+        finally:
+            counts = {field.name: len(getattr(report, field.name)) for field in dataclasses.fields(report)}
+            self._watch.looked(counts, done=done)
 
     def beat(self) -> None:
         """Leave a heartbeat of this process."""
@@ -148,6 +164,15 @@ class Reconciler:
                     self._go_out(record, report.carried_on, report.pending, **changes)
 
     def _go_out(self, record: Record, done: list[str], pending: list[str], **changes: object) -> None:
+        with logs.about(
+            request_id=record.request_id,
+            project_id=record.project_id,
+            server_id=record.server_id,
+            port_id=record.port_id,
+        ):
+            self._take_out(record, done, pending, **changes)
+
+    def _take_out(self, record: Record, done: list[str], pending: list[str], **changes: object) -> None:
         ctxt = _context(record)
         try:
             # Held first: a server that cannot be looked up counts as an attempt, and is backed off from.
@@ -156,6 +181,8 @@ class Reconciler:
                 server = self._server_of(ctxt, record)
             except Exception as error:
                 self._stepper.postpone(held.record, error)
+            if record.state in INWARD:
+                self._watch.attach_failed(ctxt, server, held.record, exceptions.LostHold())
             self._stepper.go_out(ctxt, server, held)
             done.append(_line(held.record))
             LOG.info('%s has come to its end', _line(held.record))

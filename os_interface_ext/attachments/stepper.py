@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 from typing import Any, NoReturn
 
 from os_interface_ext import exceptions
 from os_interface_ext.attachments.listeners import Event, Listeners
 from os_interface_ext.attachments.states import Reason, State
 from os_interface_ext.attachments.store import Held, Record, Snapshot, Store
+from os_interface_ext.attachments.watch import Watch
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
+from os_interface_ext.observability import logs
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 #: Errors of ``create`` and ``claim`` after which the backend may have done something all the same.
 _UNCERTAIN = (exceptions.UnknownOutcome,)
@@ -40,7 +41,9 @@ class Stepper:
         backoff_cap: float = 300.0,
         stuck_attempts: int = 8,
         listeners: Listeners | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or Watch()
         self._listeners = listeners or Listeners()
         self._backoff = backoff
         self._backoff_cap = backoff_cap
@@ -61,8 +64,21 @@ class Stepper:
         :raises UndoPending: it went wrong, and the undo is not finished
         :raises LostHold: somebody else carries the record on
         """
+        self._watch.attach_started(ctxt, server, held.record)
+        try:
+            record, port = self._go_in(ctxt, server, held)
+        except exceptions.LostHold:
+            raise
+        except Exception as error:
+            self._watch.attach_failed(ctxt, server, held.record, error)
+            raise
+        self._watch.attach_ended(ctxt, server, record, port)
+        return record, port
+
+    def _go_in(self, ctxt: RequestContext, server: base.Server, held: Held) -> tuple[Record, base.Port]:
         try:
             held, port = self._allocate(ctxt, server, held)
+            logs.learn(port_id=port.id)
         except exceptions.LostHold:
             raise
         except Exception as error:
@@ -161,6 +177,17 @@ class Stepper:
         :raises LostHold: somebody else carries the record on
         """
         try:
+            self._go_out(ctxt, server, held)
+        except exceptions.LostHold:
+            raise
+        except (Pending, exceptions.NotSupported) as error:
+            if held.record.attempts == 0:
+                self._watch.out_failed(ctxt, server, held.record, error)
+            raise
+        self._watch.out_ended(ctxt, server, held.record)
+
+    def _go_out(self, ctxt: RequestContext, server: base.Server, held: Held) -> None:
+        try:
             if held.record.state is State.UNPLUGGING:
                 held = self._unplug(ctxt, server, held)
             self._release(ctxt, held)
@@ -232,6 +259,7 @@ class Stepper:
         attempts = record.attempts + 1
         delay = min(self._backoff * 2 ** min(record.attempts, _DOUBLINGS), self._backoff_cap)
         postponed = self._store.postpone(record, delay, attempts=attempts, last_error=describe(error))
+        self._watch.postponed(postponed)
         if attempts == 1:
             self._listeners.tell(Event.FAILED, postponed)
         if attempts == self._stuck_attempts:

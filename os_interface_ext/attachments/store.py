@@ -97,6 +97,33 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Count:
+    """The records in one state: all, by age (since they were made), stuck ones, and the age of the oldest.
+
+    ``ages`` are disjoint: ``minute`` (younger than one), ``hour``, ``day``, ``older``. Seconds.
+    """
+
+    state: State
+    records: int
+    ages: dict[str, int]
+    stuck: int
+    oldest: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Who was heard of under a name: ``owner`` (host:pid), so many seconds ago, and whether that is late.
+
+    ``reconciler`` is the role that one process at a time has; ``reconciler <owner>`` is one for each that lives.
+    """
+
+    name: str
+    owner: str
+    age: float
+    is_late: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Held:
     """A record that this process holds, with the fence under which it may act."""
 
@@ -234,6 +261,29 @@ _MOVED = sa.update(_t).where(*_HELD, _t.c.state == str(State.ATTACHED)).values(h
 _OLD = sa.select(_t.c.id).where(
     _t.c.id == sa.bindparam('id'), _t.c.missing_since <= now() - sa.bindparam('grace', type_=sa.Double)
 )
+# What those are told who watch over the whole: sums, so that a state is one row.
+_AGES = {'minute': 60.0, 'hour': 3600.0, 'day': 86400.0}
+_STUCK = sa.or_(
+    _t.c.attempts >= sa.bindparam('attempts', type_=sa.Integer),
+    _t.c.updated_at < now() - sa.bindparam('rest', type_=sa.Double),
+)
+_CENSUS = sa.select(
+    _t.c.state,
+    sa.func.count().label('records'),
+    *(
+        sa.func.sum(sa.case((_t.c.created_at > now() - sa.literal_column(str(age)), 1), else_=0)).label(name)
+        for name, age in _AGES.items()
+    ),
+    sa.func.sum(sa.case((_STUCK, 1), else_=0)).label('stuck'),
+    (now() - sa.func.min(_t.c.created_at)).label('oldest'),
+).group_by(_t.c.state)
+_ORPHANS = sa.select(sa.func.count().label('orphans')).select_from(tables.suspects)
+_HEARTBEATS = sa.select(
+    tables.heartbeats.c.name,
+    tables.heartbeats.c.owner,
+    (now() - tables.heartbeats.c.seen).label('age'),
+    (tables.heartbeats.c.expires - now()).label('left'),
+).order_by(tables.heartbeats.c.name)
 _RETRY = sa.update(_t).where(_t.c.id == sa.bindparam('old_id')).values(next_attempt=None)
 _RESULT_OF = (
     sa.select(tables.history.c.server_id, tables.history.c.reason)
@@ -331,6 +381,30 @@ class Store:
         """How attachments ended, the latest first: all, or those of a server or a port."""
         values = {'server_id': server_id, 'port_id': port_id, 'limit': limit}
         return [Result(**row._asdict()) for row in self._fetch(_RESULTS, values)]
+
+    def census(self, *, attempts: int, rest: float) -> list[Count]:
+        """How many records there are, by state and age.
+
+        :param attempts: failed attempts, and
+        :param rest: seconds without a change, of which either makes a record in motion a stuck one
+        """
+        found = []
+        for row in self._fetch(_CENSUS, {'attempts': attempts, 'rest': rest}):
+            counts = [int(getattr(row, name)) for name in _AGES] + [int(row.records)]
+            ages = [count - below for below, count in zip([0, *counts], counts, strict=False)]
+            state = State(row.state)
+            stuck = 0 if state is State.ATTACHED else int(row.stuck)
+            ages_by_name = dict(zip([*_AGES, 'older'], ages, strict=True))
+            found.append(Count(state, int(row.records), ages_by_name, stuck, max(0.0, float(row.oldest))))
+        return found
+
+    def orphans(self) -> int:
+        """How many ports of ours without a record the last sweep has seen."""
+        return int(self._fetch(_ORPHANS).rows[0][0])
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """Who reconciles, and when it was last heard of; by name."""
+        return [Heartbeat(row.name, row.owner, float(row.age), row.left < 0) for row in self._fetch(_HEARTBEATS)]
 
     # ------------------------------------------------------------------ writing
 

@@ -63,6 +63,7 @@ def _add_serve(commands: argparse._SubParsersAction[shell.Parser]) -> None:
     parser.add_argument(
         '--port', type=shell.port, default=8774, help='the port (default: %(default)s); 0: a free one'
     )
+    shell.add_log_json(parser)
     parser.add_argument('--inventory', metavar='FILE', help='what the cloud consists of (default: a demo)')
     parser.add_argument(
         '--replace', action='store_true', help='when the database holds another inventory: replace it all'

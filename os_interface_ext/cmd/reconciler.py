@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 import os_interface_ext
 from os_interface_ext.cmd import shell
+from os_interface_ext.observability import logs
 
 # Not __name__, which is __main__ when run as a module.
-LOG = logging.getLogger('os_interface_ext.cmd.reconciler')
+LOG = logs.get('os_interface_ext.cmd.reconciler')
 
 _PROG = 'os-interface-ext-reconciler'
 
@@ -43,14 +44,18 @@ def _parser() -> shell.Parser:
         '--dry-run', action='store_true', help='with --once: tell what would be done, and do nothing'
     )
     shell.add_common(parser)
+    shell.add_log_json(parser)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     _on_signals(lambda: sys.exit(0))
-    logging.basicConfig(level=logging.WARNING, format='%(asctime)s %(levelname)s %(name)s: %(message)s')
+    from os_interface_ext import conf as config
     from os_interface_ext import deploy
     from os_interface_ext.cmd import common
+
+    level = logging.WARNING if options.once else logging.INFO
+    logs.setup(config.files_of(options.config_file), json=options.log_json, level=level)
 
     parts = deploy.assemble(common.configuration(options))
     reconciler = parts.reconciler
@@ -59,7 +64,6 @@ def _run(options: argparse.Namespace) -> int:
         report = _until_told(stop, lambda: reconciler.once(dry_run=options.dry_run, stop=stop.is_set))
         print('\n'.join(report.lines() or ['nothing to do']))
     else:
-        logging.getLogger(os_interface_ext.__name__).setLevel(logging.INFO)
         LOG.info('reconciling %s every %s s', parts.database.url, parts.conf.reconciler.interval)
         _until_told(stop, lambda: reconciler.run(stop))
     return 0

@@ -34,6 +34,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_log_json(parser: argparse.ArgumentParser) -> None:
+    """For the processes that go on."""
+    parser.add_argument(
+        '--log-json', action='store_true', help='log JSON, as with use_json = true in [DEFAULT] (see oslo.log)'
+    )
+
+
 def status_of(prog: str, run: Callable[[], int]) -> int:
     """Run a command; what goes wrong is one line on standard error and a status that is not 0."""
     try:

@@ -9,7 +9,17 @@ from typing import Any
 from oslo_config import cfg
 
 from os_interface_ext import exceptions
-from os_interface_ext.conf import api, attachments, database, drivers, policy, reconciler
+from os_interface_ext.conf import (
+    api,
+    attachments,
+    database,
+    drivers,
+    health,
+    metrics,
+    notifications,
+    policy,
+    reconciler,
+)
 
 ENV_FILES = 'OS_INTERFACE_EXT_CONFIG_FILES'
 DEFAULT_FILE = '/etc/os-interface-ext/os-interface-ext.conf'
@@ -23,7 +33,7 @@ class Config(cfg.ConfigOpts):
         self.kept: dict[str, Any] = {}
 
 
-_GROUPS = (drivers, api, attachments, reconciler, database, policy)
+_GROUPS = (drivers, api, attachments, reconciler, database, metrics, notifications, health, policy)
 
 
 def new(files: Sequence[str] | None = None, **overrides: dict[str, object]) -> Config:
@@ -34,14 +44,7 @@ def new(files: Sequence[str] | None = None, **overrides: dict[str, object]) -> C
     :param overrides: ``group={option: value}``, stronger than the files
     :raises ConfigurationError: a file is missing or broken, a value is bad
     """
-    if files is None:
-        named = [f for f in os.environ.get(ENV_FILES, '').split(os.pathsep) if f]
-        files = named or [f for f in [DEFAULT_FILE] if os.path.exists(f)]
-    for name in files:
-        if not os.access(name, os.R_OK):
-            raise exceptions.ConfigurationError(
-                f'config file {name!r} cannot be read: create it, or name another one'
-            )
+    files = files_of(files)
     conf = Config()
     for group in _GROUPS:
         group.register_opts(conf)
@@ -50,7 +53,7 @@ def new(files: Sequence[str] | None = None, **overrides: dict[str, object]) -> C
             args=[],
             project='os-interface-ext',
             prog='os-interface-ext',
-            default_config_files=list(files),
+            default_config_files=files,
             default_config_dirs=[],
             use_env=False,
         )
@@ -61,6 +64,22 @@ def new(files: Sequence[str] | None = None, **overrides: dict[str, object]) -> C
             conf.set_override(option, value, group=group_name)
     check(conf)
     return conf
+
+
+def files_of(files: Sequence[str] | None = None) -> list[str]:
+    """The ini files that ``new`` reads.
+
+    :raises ConfigurationError: one cannot be read
+    """
+    if files is None:
+        named = [f for f in os.environ.get(ENV_FILES, '').split(os.pathsep) if f]
+        files = named or [f for f in [DEFAULT_FILE] if os.path.exists(f)]
+    for name in files:
+        if not os.access(name, os.R_OK):
+            raise exceptions.ConfigurationError(
+                f'config file {name!r} cannot be read: create it, or name another one'
+            )
+    return list(files)
 
 
 def check(conf: cfg.ConfigOpts) -> None:

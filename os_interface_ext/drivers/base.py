@@ -185,14 +185,24 @@ class Change(str):
         return change
 
 
-class _Driver(abc.ABC):  # noqa: B024
+class Driver(abc.ABC):  # noqa: B024
     """What all drivers are constructed with."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:  # noqa: B027
         """:param conf: to register the driver's own option group on, by name, and to read it from"""
 
+    # Optional
+    def check(self, ctxt: RequestContext) -> None:  # noqa: B027
+        """Return if the backend can be used now; asked for the health check, in a thread of its own.
 
-class ServerDriver(_Driver):
+        One cheap question that changes nothing; ``ctxt`` is that of this service. By default nothing is
+        asked.
+
+        :raises Unavailable: or any other error: what is wrong, for the operator's log alone
+        """
+
+
+class ServerDriver(Driver):
     """Tells who a server is."""
 
     #: False only for a driver whose controller deletes all ports of a server with it, those too that a user
@@ -227,7 +237,7 @@ class ServerDriver(_Driver):
         """
 
 
-class NetworkDriver(_Driver):
+class NetworkDriver(Driver):
     """Tells and makes ports."""
 
     @abc.abstractmethod
@@ -313,7 +323,7 @@ class NetworkDriver(_Driver):
         return None
 
 
-class VIFDriver(_Driver):
+class VIFDriver(Driver):
     """Plugs a port into a server."""
 
     #: False only for a driver whose plug and unplug change nothing anywhere: steps between which

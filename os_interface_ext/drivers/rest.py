@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -19,8 +18,9 @@ from oslo_config import cfg
 from os_interface_ext import exceptions
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers.base import Fence
+from os_interface_ext.observability import logs
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 #: What may go wrong with a request that has a token and an endpoint.
 _FAILURES = (

@@ -57,7 +57,7 @@ from stevedore.exception import NoMatches
 
 from os_interface_ext import exceptions
 from os_interface_ext.context import RequestContext
-from os_interface_ext.drivers import base
+from os_interface_ext.drivers import base, proxies
 
 Action = Callable[[], object]
 T = TypeVar('T')
@@ -73,7 +73,6 @@ OPTS = [
 FILE_VIF_GROUP = 'file_vif'
 FILE_VIF_OPTS = [cfg.StrOpt('path', required=True, help='The directory of the NICs.')]
 
-_KINDS = (base.ServerDriver, base.NetworkDriver, base.VIFDriver)
 _FAULT = re.compile(
     r'(?P<point>(?:before|after) [a-z_]+)(?:#(?P<on>[1-9]\d*))?:'
     r'(?P<action>[a-z]+)(?:=(?P<argument>[^*]+))?(?:(?P<star>\*)(?P<times>\d*))?'
@@ -286,20 +285,10 @@ class Faulty:
 
 def wrap(driver: T, faults: Faults) -> T:
     """A driver that does what ``driver`` does, with faults: of the same kinds, with the same optional methods."""
-    kinds = tuple(kind for kind in _KINDS if isinstance(driver, kind))
+    kinds = tuple(kind for kind in proxies.KINDS if isinstance(driver, kind))
     if not kinds:
         raise TypeError(f'{driver!r} is not a driver')
-    members: dict[str, Any] = {}
-    for kind in kinds:
-        for name, member in vars(kind).items():
-            if name.startswith('_'):
-                continue
-            if not callable(member):
-                members[name] = getattr(driver, name)
-            elif getattr(type(driver), name) is not member:
-                # An optional method that the driver leaves at its default is left there: callers ask for that.
-                members[name] = _passing(name)
-    faulty: Any = object.__new__(type(f'Faulty{type(driver).__name__}', (Faulty, *kinds), members))
+    faulty = proxies.proxy(driver, _passing, kinds, Faulty, 'Faulty')
     faulty.wrapped = driver
     faulty.faults = faults
     return faulty  # type: ignore[no-any-return]

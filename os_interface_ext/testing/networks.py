@@ -676,6 +676,16 @@ class NetworkDriverContract:
                 backend.driver.delete(backend.ctxt, port_id, mark, fence)
         assert backend.look(port.id) == port
 
+    # -------------------------------------------------------------- check, optional
+
+    def test_check_of_a_backend_that_answers(self, backend: NetworkBackend) -> None:
+        backend.driver.check(service_context())
+
+    def test_check_of_one_that_does_not(self, backend: NetworkBackend) -> None:
+        contract.need_override(backend.driver, base.Driver, 'check')
+        with contract.unanswered(backend.unreachable):
+            backend.driver.check(service_context())
+
     # -------------------------------------------------------------- a backend that does not answer
 
     def test_unreachable_is_not_the_same_as_gone(self, backend: NetworkBackend) -> None:

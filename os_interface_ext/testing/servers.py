@@ -47,6 +47,16 @@ class ServerDriverContract:
     def test_is_a_server_driver(self, backend: ServerBackend) -> None:
         assert isinstance(backend.driver, base.ServerDriver)
 
+    # -------------------------------------------------------------- check, optional
+
+    def test_check_of_a_backend_that_answers(self, backend: ServerBackend) -> None:
+        backend.driver.check(service_context())
+
+    def test_check_of_one_that_does_not(self, backend: ServerBackend) -> None:
+        contract.need_override(backend.driver, base.Driver, 'check')
+        with contract.unanswered(backend.unreachable):
+            backend.driver.check(service_context())
+
     # -------------------------------------------------------------- get
 
     def test_get_tells_the_server(self, backend: ServerBackend) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from os_interface_ext import exceptions
-from os_interface_ext.context import RequestContext
+from os_interface_ext.context import RequestContext, service_context
 from os_interface_ext.drivers import base
 from os_interface_ext.testing import contract
 
@@ -102,6 +102,9 @@ class VIFDriverContract:
     def test_is_a_vif_driver(self, backend: VIFBackend) -> None:
         assert isinstance(backend.driver, base.VIFDriver)
         assert isinstance(backend.driver.has_side_effects, bool)
+
+    def test_check_of_a_backend_that_answers(self, backend: VIFBackend) -> None:
+        backend.driver.check(service_context())
 
     # -------------------------------------------------------------- plug
 

@@ -12,6 +12,9 @@ import os_interface_ext
 ROOT = pathlib.Path(os_interface_ext.__file__).parent
 PACKAGE = 'os_interface_ext'
 
+#: Of observability, what knows no other part: how anything is logged, and told later.
+TELLING = {'observability.logs', 'observability.outbox'}
+
 #: part -> parts that it may import (besides itself). Parts that are not named may import all.
 ALLOWED = {
     'exceptions': set(),
@@ -19,15 +22,26 @@ ALLOWED = {
     'paths': {'exceptions'},
     'conf': {'exceptions'},
     'policies': {'conf', 'exceptions', 'context'},
-    'drivers': {'conf', 'exceptions', 'context', 'db', 'inventory'},
+    'drivers': {'conf', 'exceptions', 'context', 'db', 'inventory', 'observability.logs'},
     'db': {'exceptions'},
     'inventory': {'db', 'exceptions', 'context'},
-    'attachments': {'db', 'drivers.base', 'exceptions', 'context'},
-    'api': {'attachments', 'drivers.base', 'policies', 'exceptions', 'context'},
+    'attachments': {'db', 'drivers.base', 'exceptions', 'context', *TELLING},
+    'observability': {'attachments', 'db', 'drivers.base', 'drivers.proxies', 'exceptions', 'context'},
+    'api': {'attachments', 'drivers.base', 'policies', 'exceptions', 'context', 'observability.logs'},
     'extension': {'api', 'deploy', 'context', 'drivers.base'},
     'middleware': {'api.faults', 'conf', 'context', 'db', 'exceptions', 'inventory'},
-    'wsgi': {'api.faults', 'api.microversions', 'api.views', 'conf', 'deploy', 'exceptions', 'extension', 'paths'},
-    'testing': {'drivers.base', 'exceptions', 'context'},
+    'wsgi': {
+        'api.faults',
+        'api.microversions',
+        'api.views',
+        'conf',
+        'db',
+        'deploy',
+        'exceptions',
+        'extension',
+        'paths',
+    },
+    'testing': {'drivers.base', 'drivers.proxies', 'exceptions', 'context'},
 }
 #: who alone may import these
 ONLY = {'standalone': {'cmd', 'standalone'}, 'agent': {'cmd', 'agent'}, 'testing': {'testing'}}
@@ -92,7 +106,8 @@ def test_the_core_imports_no_heavy_library() -> None:
         'from os_interface_ext.drivers.networks import sql\n'
         'from os_interface_ext.drivers.vifs import noop\n'
         "heavy = {'openstack', 'libvirt', 'pyroute2', 'oslo_messaging', 'eventlet', 'alembic',"
-        " 'keystonemiddleware', 'gunicorn', 'pytest'}\n"
+        " 'keystonemiddleware', 'gunicorn', 'pytest',"
+        " 'prometheus_client'}\n"
         'print(sorted(heavy & set(sys.modules)))\n'
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

@@ -799,7 +799,7 @@ def test_alone_it_works_only_with_the_role(world: World, monkeypatch: pytest.Mon
         connection.execute(sa.update(tables.heartbeats).values(expires=1.0))
     stop.clear()
     worked = world.process.reconciler.carry_on
-    monkeypatch.setattr(world.process.reconciler, 'carry_on', lambda stop: worked())
+    monkeypatch.setattr(world.process.reconciler, 'carry_on', lambda *_, **__: worked())
     world.process.reconciler.run(stop, alone=True)
     world.nothing_left()
 

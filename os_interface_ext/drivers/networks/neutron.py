@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import random
 import re
 import threading
@@ -26,8 +25,9 @@ from os_interface_ext import exceptions
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.rest import Answer, Service
+from os_interface_ext.observability import logs
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 GROUP = 'neutron'
 #: Seconds for which is believed what a network was like, and that there is no external one.
@@ -85,6 +85,11 @@ class NeutronNetworkDriver(base.NetworkDriver):
         self._external: tuple[float, frozenset[str]] = (0.0, frozenset())
         #: Whether a port can be given its tags when it is made; None while that is not known.
         self._tags: bool | None = None
+
+    def check(self, ctxt: RequestContext) -> None:
+        answer = self._neutron.read(ctxt, '/ports', {'limit': 1, 'fields': 'id'})
+        if answer.status != 200 or 'ports' not in answer.body:
+            raise exceptions.Unavailable(operator=f'[{GROUP}] GET /ports: the answer {answer.status} is of no use')
 
     # ------------------------------------------------------------------ reading
 

@@ -105,6 +105,9 @@ class SQLNetworkDriver(base.NetworkDriver):
 
     # ------------------------------------------------------------------ reading
 
+    def check(self, ctxt: RequestContext) -> None:
+        fetch(self._db, _BY_ID, {'id': ''})
+
     def list_ports(self, ctxt: RequestContext, server_id: str) -> list[base.Port]:
         return self._find(_BY_DEVICE, device_id=server_id) if is_id(server_id) else []
 

@@ -52,6 +52,9 @@ class NovaServerDriver(base.ServerDriver):
         self._nova = Service(conf, GROUP, 'compute', microversion=MICROVERSION)
         self.keeps_brought_ports = conf[GROUP].brought_ports_are_deleted_with_their_server
 
+    def check(self, ctxt: RequestContext) -> None:
+        self._require_sight(ctxt)
+
     def get(self, ctxt: RequestContext, server_id: str) -> base.Server:
         wanted = server_id.lower()
         if not _ID.fullmatch(wanted):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -25,8 +24,9 @@ from oslo_config import cfg
 from os_interface_ext import exceptions
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
+from os_interface_ext.observability import logs
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 GROUP = 'nova_local'
 

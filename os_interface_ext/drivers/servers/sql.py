@@ -31,6 +31,9 @@ class SQLServerDriver(base.ServerDriver):
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._db = Database.of(conf)
 
+    def check(self, ctxt: RequestContext) -> None:
+        fetch(self._db, _BY_ID, {'id': ''})
+
     def get(self, ctxt: RequestContext, server_id: str) -> base.Server:
         if not is_id(server_id):
             raise exceptions.ServerNotFound(server_id)
