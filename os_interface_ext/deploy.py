@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from oslo_config import cfg
 
-from os_interface_ext import context
+from os_interface_ext import context, exceptions
 from os_interface_ext.api.operation import Api
 from os_interface_ext.attachments import listeners
 from os_interface_ext.attachments.manager import Manager
 from os_interface_ext.attachments.reconciler import Reconciler
 from os_interface_ext.attachments.stepper import Stepper
 from os_interface_ext.attachments.store import Store
+from os_interface_ext.attachments.watch import Watch, Watches
 from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
 from os_interface_ext.drivers import base, loader
+from os_interface_ext.observability import health, logs
 from os_interface_ext.policies import Enforcer
 
-LOG = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from os_interface_ext.observability.metrics import Metrics
+
+LOG = logs.get(__name__)
+
+WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +41,7 @@ class Parts:
     manager: Manager
     api: Api
     reconciler: Reconciler
+    metrics: Metrics | None
 
 
 def assemble(
@@ -52,31 +61,114 @@ def assemble(
     drivers = loader.load_all(
         conf, server_driver=server_driver, network_driver=network_driver, vif_driver=vif_driver
     )
+    metrics = make_metrics(conf)
+    watch = _watch(conf, metrics)
+    servers, networks, vifs = _measured(drivers, metrics)
     store = Store(database, lease=conf.attachments.lease)
     stepper = Stepper(
         store,
-        drivers.server,
-        drivers.network,
-        drivers.vif,
+        servers,
+        networks,
+        vifs,
         backoff=conf.reconciler.backoff,
         backoff_cap=conf.reconciler.backoff_cap,
         stuck_attempts=conf.reconciler.stuck_attempts,
         listeners=listeners.load(conf),
+        watch=watch,
     )
     manager = Manager(
         store,
-        drivers.server,
-        drivers.network,
-        drivers.vif,
+        servers,
+        networks,
+        vifs,
         stepper,
         wait=conf.attachments.wait,
         strict_nova=conf.api.strict_nova,
+        watch=watch,
     )
-    api = Api(conf, manager, drivers.server, Enforcer(conf), identity)
-    reconciler = Reconciler(conf.reconciler, store, stepper, drivers.server, drivers.network)
+    api = Api(conf, manager, servers, Enforcer(conf), identity, metrics.answered if metrics else None)
+    reconciler = Reconciler(conf.reconciler, store, stepper, servers, networks, watch)
     # The next connection is made by the process that serves requests, which may be a fork of this one.
     database.dispose()
-    return Parts(conf, database, drivers, store, manager, api, reconciler)
+    return Parts(conf, database, drivers, store, manager, api, reconciler, metrics)
+
+
+def make_metrics(conf: cfg.ConfigOpts) -> Metrics | None:
+    """What counts, if it is to be counted.
+
+    :raises ConfigurationError:
+    """
+    if not conf.metrics.directory:
+        return None
+    try:
+        from os_interface_ext.observability import metrics
+    except ImportError as error:
+        raise exceptions.ConfigurationError(
+            f'option [metrics] directory: prometheus_client cannot be imported ({error}): install '
+            'os-interface-ext[metrics], or leave the option out'
+        ) from error
+    return metrics.Metrics(conf.metrics.directory)
+
+
+def _watch(conf: cfg.ConfigOpts, metrics: Metrics | None) -> Watch:
+    """Those who are told at once of what happens to records."""
+    watches: list[Watch] = [metrics] if metrics is not None else []
+    if conf.notifications.enabled:
+        try:
+            from os_interface_ext.observability import notifications
+        except ImportError as error:
+            raise exceptions.ConfigurationError(
+                f'option [notifications] enabled: oslo.messaging cannot be imported ({error}): install '
+                'os-interface-ext[rpc], or set it to false'
+            ) from error
+        count: Callable[[str], None] = metrics.notified if metrics is not None else lambda outcome: None
+        watches.append(notifications.Notifications(conf, count))
+    return Watches(watches) if watches else Watch()
+
+
+def _measured(
+    drivers: loader.Drivers, metrics: Metrics | None
+) -> tuple[base.ServerDriver, base.NetworkDriver, base.VIFDriver]:
+    """The drivers themselves where nothing is measured."""
+    if metrics is None:
+        return drivers.server, drivers.network, drivers.vif
+    from os_interface_ext.observability.metrics import measured
+
+    return (
+        measured(drivers.server, 'server', base.ServerDriver, metrics),
+        measured(drivers.network, 'network', base.NetworkDriver, metrics),
+        measured(drivers.vif, 'vif', base.VIFDriver, metrics),
+    )
+
+
+def metrics_application(conf: cfg.ConfigOpts, metrics: Metrics | None, database: Database) -> WSGIApplication:
+    """What ``/metrics`` shows; not found where nothing is measured."""
+    if metrics is None:
+        return _nothing_measured
+    from os_interface_ext.observability.metrics import Application, Page
+
+    return Application(Page(metrics, Store(database, lease=conf.attachments.lease), conf))
+
+
+def ready_application(
+    conf: cfg.ConfigOpts, database: Database | None = None, drivers: loader.Drivers | None = None
+) -> WSGIApplication:
+    """Whether database and drivers can be used.
+
+    :param drivers: those that serve; without, some of its own, made when they are first asked for
+    """
+
+    def make() -> health.Health:
+        found = drivers or loader.load_all(conf)
+        return health.Health.of(conf, database or Database.of(conf), found.server, found.network, found.vif)
+
+    return health.Application(make)
+
+
+def _nothing_measured(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    body = b'Nothing is measured here: set [metrics] directory.\n'
+    start_response('404 Not Found', [('Content-Type', 'text/plain'), ('Content-Length', str(len(body)))])
+    return [body]
 
 
 def warn_of_development_drivers(conf: cfg.ConfigOpts) -> None:

@@ -50,6 +50,14 @@ class Extension:
         """
         app.register_blueprint(views.blueprint(self.parts.api, name), url_prefix=url_prefix or None)
 
+    def metrics(self) -> deploy.WSGIApplication:
+        """What ``/metrics`` shows, as a WSGI application for the host to mount; 404 where nothing is measured."""
+        return deploy.metrics_application(self.parts.conf, self.parts.metrics, self.parts.database)
+
+    def ready(self) -> deploy.WSGIApplication:
+        """Whether database and drivers can be used: 200, else 503; a WSGI application for the host to mount."""
+        return deploy.ready_application(self.parts.conf, self.parts.database, self.parts.drivers)
+
     def server_deleted(self, server_id: str) -> None:
         """To be called by a host that has deleted a server: its ports are let go now, not at the next look.
 

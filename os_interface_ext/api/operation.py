@@ -77,9 +77,9 @@ class Api:
         operation = _OPERATIONS.get(view.__name__, 'other')
 
         @functools.wraps(view)
-        def timed(**path: str) -> Response:
+        def timed(request: Request, **path: str) -> Response:
             begun = time.perf_counter()
-            call = Call(self, flask.request, allow)
+            call = Call(self, request, allow)
             response = call.run(view, path)
             answered(operation, response.status_code, str(call.version), time.perf_counter() - begun)
             return response

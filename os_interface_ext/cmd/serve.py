@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import ipaddress
-import logging
 import os
 import shlex
 import shutil
@@ -19,6 +19,7 @@ from typing import Any
 from oslo_config import cfg
 
 import os_interface_ext
+from os_interface_ext import conf as config
 from os_interface_ext import exceptions, paths
 from os_interface_ext.cmd import common
 from os_interface_ext.conf import Config
@@ -26,6 +27,9 @@ from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
 from os_interface_ext.extension import Extension
 from os_interface_ext.inventory import loader
+from os_interface_ext.middleware import configured
+from os_interface_ext.middleware.composite import URLMap
+from os_interface_ext.observability import logs
 from os_interface_ext.standalone import app, background, process, seed, transactions
 
 _DEMO = 'demo-inventory.yaml'
@@ -33,13 +37,13 @@ _DEMO = 'demo-inventory.yaml'
 
 def run(options: argparse.Namespace) -> int:
     """Prepare everything, listen, and serve until a signal ends it."""
-    logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(name)s: %(message)s')
+    logs.setup(config.files_of(options.config_file), json=options.log_json)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     _check_host(options)
     sock = process.bind(options.host, options.port)
     conf = common.configuration(options)
-    with _temporary_database(conf) as is_temporary:
+    with _temporary_database(conf) as is_temporary, _temporary_metrics(conf):
         database = Database.of(conf)
         schema.upgrade(database)
         # What is wrong with the drivers is told before anything is loaded; the workers make their own.
@@ -58,7 +62,14 @@ def _controller(conf: Config, reset_to: seed.InventoryFile | None) -> app.WSGIAp
     extension = Extension(conf)
     controller = app.create(conf, reset_to, extension=extension)
     background.start(extension.parts.reconciler)
-    return controller
+    return URLMap(
+        {
+            '/': controller,
+            '/healthcheck': configured.make_healthcheck(conf),
+            '/healthcheck/ready': extension.ready(),
+            '/metrics': extension.metrics(),
+        }
+    )
 
 
 def _end(_number: int, _frame: Any) -> None:
@@ -89,11 +100,28 @@ def _temporary_database(conf: Config) -> Iterator[bool]:
     if location is None or location.location is not cfg.Locations.opt_default:
         yield False
         return
+    with _temporary_folder() as folder:
+        conf.set_override('connection', f'sqlite:///{folder}/serve.sqlite', group='database')
+        yield True
+
+
+@contextlib.contextmanager
+def _temporary_metrics(conf: Config) -> Iterator[None]:
+    """A directory for what the workers count, where none is configured and it can be counted."""
+    if conf.metrics.directory or importlib.util.find_spec('prometheus_client') is None:
+        yield
+        return
+    with _temporary_folder() as folder:
+        conf.set_override('directory', folder, group='metrics')
+        yield
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix='os-interface-ext-')
     maker = os.getpid()
     try:
-        conf.set_override('connection', f'sqlite:///{folder}/serve.sqlite', group='database')
-        yield True
+        yield folder
     finally:
         # Workers leave through here as well.
         if os.getpid() == maker:

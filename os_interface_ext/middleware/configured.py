@@ -35,8 +35,18 @@ def sizelimit(global_conf: Mapping[str, str], **local_conf: str) -> Callable[...
 
 
 def healthcheck(global_conf: Mapping[str, str], **local_conf: str) -> WSGIApplication:
-    """``[healthcheck]``; an application."""
-    return _filter('healthcheck', oslo_middleware.Healthcheck, **local_conf)(None)
+    """``[healthcheck]``; an application: whether the process lives, and nothing of what is behind it."""
+    return _filter('healthcheck', _healthcheck, **local_conf)(None)
+
+
+def make_healthcheck(conf: config.Config) -> WSGIApplication:
+    """The same for a configuration that is there already."""
+    return _healthcheck(None, conf)
+
+
+def _healthcheck(application: WSGIApplication | None, conf: config.Config) -> WSGIApplication:
+    made: WSGIApplication = oslo_middleware.Healthcheck(application, conf)
+    return made
 
 
 def authtoken(

@@ -11,6 +11,8 @@ from werkzeug.wrappers import Request
 from os_interface_ext import conf as config
 from os_interface_ext import deploy, exceptions
 from os_interface_ext.api import faults, views
+from os_interface_ext.db import schema
+from os_interface_ext.db.engine import Database
 from os_interface_ext.extension import Extension
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -82,11 +84,35 @@ def filter_factory(
     return lambda application: Filter(application, extension, _prefix(url_prefix))
 
 
-def _refuse_unknown(kind: str, options: Mapping[str, str]) -> None:
+def metrics_factory(
+    global_conf: Mapping[str, str], config_file: str | None = None, **local_conf: str
+) -> WSGIApplication:
+    """``use = egg:os-interface-ext#metrics``, with ``config_file``: what all processes have counted."""
+    _refuse_unknown('app', local_conf, 'config_file')
+    conf = config.new([config_file] if config_file else None)
+    database = Database.of(conf)
+    schema.require_current(database)
+    application = deploy.metrics_application(conf, deploy.make_metrics(conf), database)
+    database.dispose()
+    return application
+
+
+def ready_factory(
+    global_conf: Mapping[str, str], config_file: str | None = None, **local_conf: str
+) -> WSGIApplication:
+    """``use = egg:os-interface-ext#ready``, with ``config_file``: whether database and drivers can be used."""
+    _refuse_unknown('app', local_conf, 'config_file')
+    conf = config.new([config_file] if config_file else None)
+    return deploy.ready_application(conf)
+
+
+def _refuse_unknown(
+    kind: str, options: Mapping[str, str], known: str = 'config_file, url_prefix, auth_strategy'
+) -> None:
     if options:
         raise exceptions.ConfigurationError(
             f'paste {kind} of os-interface-ext: unknown options {", ".join(sorted(options))}: '
-            'remove them (known: config_file, url_prefix, auth_strategy)'
+            f'remove them (known: {known})'
         )
 
 

@@ -65,9 +65,9 @@ def inventory(ports: int) -> str:
     )
 
 
-def new_database(path: pathlib.Path, ports: int) -> tuple[Any, Database]:
+def new_database(path: pathlib.Path, ports: int, **options: dict[str, object]) -> tuple[Any, Database]:
     """A configuration and its database, a new SQLite file with the inventory."""
-    conf = config.new([], database={'connection': f'sqlite:///{path}'})
+    conf = config.new([], database={'connection': f'sqlite:///{path}'}, **options)
     database = Database.of(conf)
     schema.upgrade(database)
     with database.write() as connection:
@@ -80,9 +80,9 @@ def ours_on(conf: Any, database: Database) -> Call:
     return lambda method, url, body=None: floor.call(app, method, url, body, HEADERS)
 
 
-def ours(path: pathlib.Path, ports: int) -> Call:
+def ours(path: pathlib.Path, ports: int, **options: dict[str, object]) -> Call:
     """The complete pipeline on a new SQLite file."""
-    return ours_on(*new_database(path, ports))
+    return ours_on(*new_database(path, ports, **options))
 
 
 def bare(path: pathlib.Path, ports: int) -> Call:
@@ -117,7 +117,7 @@ def cycler(call: Call) -> Callable[[], None]:
 
 
 def cases(folder: pathlib.Path) -> Iterator[Case]:
-    """List, show, attach and detach beside the floor; a host's own route with and without the filter."""
+    """List, show, attach and detach beside the floor; what the filter costs a host, and what metrics cost."""
     one, hundred = bare(folder / 'floor1', 1), bare(folder / 'floor100', 100)
     our_one, our_hundred = ours(folder / 'ours1', 1), ours(folder / 'ours100', 100)
     yield Case('list, 1 port', lister(one), lister(our_one), 1.8)
@@ -125,6 +125,9 @@ def cases(folder: pathlib.Path) -> Iterator[Case]:
     yield Case('list, 100 ports', lister(hundred), lister(our_hundred), 1.5)
     yield Case('attach + detach', cycler(one), cycler(our_one), 2.0)
     yield _beside_a_host(folder)
+    counted = ours(folder / 'counted', 1, metrics={'directory': str(folder / 'metrics')})
+    yield Case('list, 1 port, with metrics beside without', lister(our_one), lister(counted))
+    yield Case('attach + detach, with metrics beside without', cycler(our_one), cycler(counted))
 
 
 def _beside_a_host(folder: pathlib.Path) -> Case:

@@ -23,6 +23,7 @@ from paste import deploy
 
 from os_interface_ext import conf as config
 from os_interface_ext import exceptions
+from os_interface_ext.wsgi import paste
 
 from .conftest import NAMES, TOKENS, Build
 from .test_identity import FORGED, KNOWN
@@ -255,6 +256,33 @@ def test_request_ids(configure: Configure, caplog: pytest.LogCaptureFixture) -> 
             seen.add(check_request_id(answer))
     assert len(seen) == 16
     assert sent not in seen
+
+
+@pytest.mark.parametrize('name', COMPOSITES)
+def test_health_and_metrics_are_public(configure: Configure, tmp_path: pathlib.Path, name: str) -> None:
+    configure(metrics={'directory': f'{tmp_path}/metrics'})
+    app = load(name)
+    for path in ('/healthcheck', '/healthcheck/live'):
+        app.get(path, status=200)
+    assert app.get('/healthcheck/ready').json['status'] == 'ready'
+    app.get(LIST, headers=as_member(), status=200 if name == 'static_tokens' else 503)
+    counted = 'requests_total{microversion="2.70",operation="list",status="200"} 1.0'
+    assert (counted in app.get('/metrics').text) is (name == 'static_tokens')
+    assert counted in load('metrics').get('/').text or name == 'keystone'
+
+
+def test_without_a_directory_there_are_no_metrics(configure: Configure) -> None:
+    configure()
+    app = load('static_tokens')
+    app.get('/metrics', status=404)
+    app.get('/healthcheck/ready', status=200)
+
+
+@pytest.mark.parametrize('factory', [paste.metrics_factory, paste.ready_factory])
+def test_an_unknown_option_of_health_and_metrics_is_refused(configure: Configure, factory: Any) -> None:
+    configure()
+    with pytest.raises(exceptions.ConfigurationError, match=r'unknown options unknown: .*known: config_file\)'):
+        factory({}, unknown='1')
 
 
 def test_http_proxy_to_wsgi(configure: Configure) -> None:

@@ -388,7 +388,8 @@ def test_listeners_are_found_by_their_entry_points(world: World, theirs: pathlib
     assert world.is_settled()
     # One that is missing is a line, one that fails is told once.
     assert 'listener missing (their_osif:missing) is left out' in done.stderr
-    assert done.stderr.count('ValueError: a fault of theirs') == 1
+    assert done.stderr.count('listener broken (their_osif:broken) failed') == 1
+    assert 'ValueError: a fault of theirs' in done.stderr
 
 
 # ------------------------------------------------------------------ within serve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import time
 import urllib.parse
+import urllib.request
 
 import pytest
 import yaml
@@ -17,6 +19,7 @@ from tests.integration.conftest import (
     COMMAND,
     INVENTORY,
     NAMES,
+    PATIENCE,
     TOKENS,
     Service,
     Start,
@@ -377,3 +380,20 @@ def test_help_and_version_are_quick(tmp_path: pathlib.Path) -> None:
     )
     done = subprocess.run([COMMAND[0], '-c', code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.splitlines()[-1] == '[]'
+
+
+def test_health_metrics_and_json_lines(start: Start, tmp_path: pathlib.Path) -> None:
+    service = start('--inventory', INVENTORY, '--workers', '2', '--log-json')
+    with urllib.request.urlopen(f'{service.url}/healthcheck', timeout=PATIENCE) as answer:
+        assert answer.status == 200
+    ready = service.call('GET', '/healthcheck/ready')
+    assert (ready.status, ready.body['status']) == (200, 'ready')
+    for _ in range(10):
+        assert service.call('GET', COLLECTION, TOKEN).status == 200
+    counted = 'requests_total{microversion="2.1",operation="list",status="200"} 10.0'
+    for _ in range(4):
+        with urllib.request.urlopen(f'{service.url}/metrics', timeout=PATIENCE) as answer:
+            assert counted in answer.read().decode()
+    assert service.stop() == 0
+    for line in (tmp_path / 'serve.log').read_text().splitlines():
+        json.loads(line)
