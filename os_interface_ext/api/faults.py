@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from os_interface_ext import context, exceptions
@@ -30,6 +31,9 @@ TYPES = {
     503: 'serviceUnavailable',
 }
 
+#: The header of a fault's error code. The body has no place for it: clients know that of Nova by heart.
+ERROR_HEADER = 'OS-Interface-Error'
+
 
 def body(code: int, message: str) -> dict[str, Any]:
     """``{"conflictingRequest": {"code": 409, "message": "…"}}``"""
@@ -49,8 +53,13 @@ def of_error(
         level = logging.WARNING if error.code == 503 else logging.ERROR
         cause = error.__cause__ if error.code == 500 else None
         with logs.about(request_id=headers['x-openstack-request-id']):
-            LOG.log(level, '%s %s', error.code, error.operator, exc_info=cause)
-    answer = _response(error.code, error.message, headers)
+            LOG.log(level, '%s %s: %s', error.code, error.error_code, error.operator, exc_info=cause)
+    answer = Response(
+        orjson.dumps(body(error.code, error.message)),
+        status=error.code,
+        headers={**headers, ERROR_HEADER: error.error_code},
+        content_type='application/json',
+    )
     if error.code == 401:
         answer.headers['WWW-Authenticate'] = 'Keystone'
     if isinstance(error, exceptions.MethodNotAllowed):
@@ -61,17 +70,20 @@ def of_error(
     return answer
 
 
-def response(environ: Mapping[str, Any], code: int, message: str) -> Response:
-    """A fault for a request that reached no operation."""
-    return _response(code, message, _request_id_headers(environ))
+def not_found(environ: Mapping[str, Any]) -> Response:
+    """The fault for a URL at which nothing is."""
+    return of_error(environ, exceptions.NotFound())
+
+
+def from_http(error: HTTPException) -> exceptions.OsInterfaceError:
+    """An error of the framework, which found first what is wrong (a cut body, say), as one of ours."""
+    if error.code == 404:
+        return exceptions.NotFound()
+    if error.code is not None and error.code < 500:
+        return exceptions.BadRequest()
+    return exceptions.OsInterfaceError(operator=repr(error))
 
 
 def _request_id_headers(environ: Mapping[str, Any]) -> dict[str, str]:
     request_id = context.request_ids(environ)['request_id']
     return {'x-openstack-request-id': request_id, 'x-compute-request-id': request_id}
-
-
-def _response(code: int, message: str, headers: Mapping[str, str]) -> Response:
-    return Response(
-        orjson.dumps(body(code, message)), status=code, headers=dict(headers), content_type='application/json'
-    )

@@ -24,13 +24,15 @@ CLOSED_QUERY = Version(2, 102)
 
 STANDARD_HEADER = 'OpenStack-API-Version'
 LEGACY_HEADER = 'X-OpenStack-Nova-API-Version'
+#: The OpenAPI description, below the URL of the API.
+DESCRIPTION = 'openapi.json'
 _VERSION = re.compile(r'([1-9][0-9]*)\.([1-9][0-9]*|0)')
 
 
 def negotiate(environ: Mapping[str, Any], maximum: Version) -> Version:
     """The microversion of a request.
 
-    :raises BadRequest: it is malformed
+    :raises MalformedVersion:
     :raises VersionNotAcceptable: it is out of range
     """
     headers = {}
@@ -47,9 +49,7 @@ def negotiate(environ: Mapping[str, Any], maximum: Version) -> Version:
         return maximum
     match = _VERSION.fullmatch(asked)
     if match is None or len(asked) > 255:
-        raise exceptions.BadRequest(
-            'API Version String is of invalid format. It must be of format MajorNum.MinorNum, such as 2.70.'
-        )
+        raise exceptions.MalformedVersion()
     # Nobody will get to ten digits; int() takes its time with thousands.
     version = Version(*(int(part[:10]) for part in match.groups()))
     if not MIN <= version <= maximum:
@@ -67,12 +67,15 @@ def response_headers(version: str) -> dict[str, str]:
 
 
 def document(maximum: str, place: str) -> dict[str, Any]:
-    """What a version document says of this API, which stands at ``place``."""
+    """What a version document says of this API, which stands at ``place`` (with a slash at its end)."""
     return {
         'id': 'v2.1',
         'status': 'CURRENT',
         'version': maximum,
         'min_version': str(MIN),
         'updated': '2013-07-23T11:33:21Z',
-        'links': [{'rel': 'self', 'href': place}],
+        'links': [
+            {'rel': 'self', 'href': place},
+            {'rel': 'service-desc', 'type': 'application/json', 'href': place + DESCRIPTION},
+        ],
     }

@@ -125,7 +125,7 @@ class Call:
         except exceptions.OsInterfaceError as error:
             return self._fault(error)
         except werkzeug.exceptions.HTTPException as error:
-            return self._fault(_of_werkzeug(error))
+            return self._fault(faults.from_http(error))
         except Exception as error:
             return self._fault(_unexpected(view, error))
 
@@ -174,7 +174,8 @@ class Call:
     def query(self) -> dict[str, str]:
         """The query parameters of a GET, or of any request to a version that knows none (2.102).
 
-        :raises BadRequest: there are some all the same, or they are no text
+        :raises UnknownParameter: there are some all the same
+        :raises MalformedQuery: they are no text
         """
         raw = self._request.environ.get('QUERY_STRING', '')
         closed = self.version >= microversions.CLOSED_QUERY
@@ -185,24 +186,20 @@ class Call:
                 raw.encode('latin-1').decode('utf-8'), keep_blank_values=True, errors='strict'
             )
         except ValueError as error:
-            raise exceptions.BadRequest('The query string is not UTF-8.') from error
+            raise exceptions.MalformedQuery() from error
         if closed and parameters:
-            raise exceptions.BadRequest(
-                f'Additional query parameters are not allowed: {parameters[0][0][:64]!r} was unexpected.'
-            )
+            raise exceptions.UnknownParameter(parameters[0][0])
         return dict(parameters)
 
     def check_project(self) -> None:
-        """:raises BadRequest: the URL names another project than the token"""
+        """:raises ProjectMismatch: the URL names another project than the token"""
         if self._project_id is not None and self._project_id != self.ctxt.project_id:
-            raise exceptions.BadRequest(
-                "Malformed request URL: the project_id of the URL doesn't match that of the token."
-            )
+            raise exceptions.ProjectMismatch()
 
     def load(self) -> AttachRequest:
         """The body of a POST.
 
-        :raises UnsupportedMediaType: :raises BodyTooLarge: :raises BadRequest:
+        :raises UnsupportedMediaType: :raises BodyTooLarge: :raises MalformedBody: :raises InvalidBody:
         """
         content_type = self._request.environ.get('CONTENT_TYPE', '').partition(';')[0].strip().lower()
         if content_type not in ('', 'text/plain', JSON, VENDOR_JSON):
@@ -210,15 +207,15 @@ class Call:
         try:
             data = orjson.loads(self._read())
         except orjson.JSONDecodeError as error:
-            raise exceptions.BadRequest(f'Malformed request body: it is not JSON ({error}).') from error
+            raise exceptions.MalformedBody(f'it is not JSON ({error})') from error
         self.check_project()
         self.query()
         if not isinstance(data, dict):
-            raise exceptions.BadRequest('Malformed request body: it is not a JSON object.')
+            raise exceptions.MalformedBody()
         try:
             return schemas.create_request(self.version).load(data)  # type: ignore[no-any-return]
         except marshmallow.ValidationError as error:
-            raise exceptions.BadRequest(schemas.explain(error)) from error
+            raise exceptions.InvalidBody(schemas.explain(error)) from error
 
     def find_server(self, server_id: str) -> base.Server:
         """The server, if the caller may know of it.
@@ -239,11 +236,11 @@ class Call:
         self._authorized = True
 
     def check_lock(self, server: base.Server) -> None:
-        """:raises Conflict: the server is locked, and the caller may not pass"""
+        """:raises ServerLocked: and the caller may not pass"""
         if server.locked_by and not self._api.enforcer.allows(
             attach_interfaces.UNLOCK_OVERRIDE, self.ctxt, server.project_id
         ):
-            raise exceptions.Conflict(f'Instance {server.id} is locked. Unlock it first.')
+            raise exceptions.ServerLocked(server.id)
 
     @property
     def dump(self) -> schemas.Dump:
@@ -285,12 +282,12 @@ def check_combination(wanted: AttachRequest) -> AttachRequest:
 
     The unspecified address counts as none (as in Nova), once the rest has been looked at.
 
-    :raises BadRequest:
+    :raises InvalidBody:
     """
     if wanted.network_id and wanted.port_id:
-        raise exceptions.BadRequest('Must not input both net_id and port_id. Send one of them.')
+        raise exceptions.InvalidBody('Must not input both net_id and port_id. Send one of them.')
     if wanted.ip_address and not wanted.network_id:
-        raise exceptions.BadRequest('Must input net_id when an IP address is requested.')
+        raise exceptions.InvalidBody('Must input net_id when an IP address is requested.')
     if wanted.ip_address in _UNSPECIFIED:
         return AttachRequest(network_id=wanted.network_id, tag=wanted.tag)
     return wanted
@@ -300,10 +297,3 @@ def _unexpected(view: View, error: BaseException) -> exceptions.OsInterfaceError
     unknown = exceptions.OsInterfaceError(operator=f'{view.__name__} failed')
     unknown.__cause__ = error
     return unknown
-
-
-def _of_werkzeug(error: werkzeug.exceptions.HTTPException) -> exceptions.OsInterfaceError:
-    """A broken request that the framework found first (a cut body, say)."""
-    if error.code is not None and error.code < 500:
-        return exceptions.BadRequest('The request could not be read. Send it again.')
-    return exceptions.OsInterfaceError(operator=repr(error))

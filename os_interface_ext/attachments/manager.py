@@ -157,7 +157,8 @@ class Manager:
     def attach(self, ctxt: RequestContext, server: base.Server, request: AttachRequest) -> Attachment:
         """Attach a port, or a new port on a network, and tell what came of it.
 
-        :raises Conflict: the state of the server forbids it
+        :raises ServerState: that forbids it
+        :raises TagNotSupported: a tag was asked for
         :raises PortInUse: another server has the port
         :raises Busy: the port stayed in motion
         :raises UndoPending: it failed, and could not be taken back yet
@@ -165,7 +166,7 @@ class Manager:
         """
         _check_state(server, 'attach_interface')
         if request.tag is not None and base.TAGGED_ATTACH not in self._vifs.capabilities(ctxt, server):
-            raise exceptions.BadRequest('Tags are not supported for this server. Attach without a tag.')
+            raise exceptions.TagNotSupported()
         give_up = time.monotonic() + self._wait
         pause = 0.01
         while True:
@@ -278,7 +279,7 @@ class Manager:
 
         On return the detach is recorded: it will be finished, by whomever.
 
-        :raises Conflict: the state of the server forbids it
+        :raises ServerState: that forbids it
         :raises NotAttached: the server does not have the port
         :raises NotSupported: the NIC cannot be taken out of this server
         """
@@ -424,10 +425,6 @@ def is_sane(identifier: str) -> bool:
 
 def _check_state(server: base.Server, operation: str) -> None:
     if server.vm_state not in _CHANGEABLE:
-        raise exceptions.Conflict(
-            f"Cannot '{operation}' instance {server.id} while it is in vm_state {server.vm_state}."
-        )
+        raise exceptions.ServerState(server.id, operation, f'vm_state {server.vm_state}')
     if server.task_state is not None:
-        raise exceptions.Conflict(
-            f"Cannot '{operation}' instance {server.id} while it is in task_state {server.task_state}."
-        )
+        raise exceptions.ServerState(server.id, operation, f'task_state {server.task_state}')

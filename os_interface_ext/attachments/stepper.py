@@ -103,7 +103,7 @@ class Stepper:
         except exceptions.LostHold as lost:
             if self._asked_to_undo(held.record) is None:
                 raise
-            conflict = exceptions.Conflict('The interface was detached while it was being attached.')
+            conflict = exceptions.DetachedMeanwhile()
             self._undo(ctxt, server, held, conflict, State.UNPLUGGING, port)
             raise conflict from lost
         except Exception as error:

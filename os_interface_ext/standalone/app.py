@@ -122,9 +122,7 @@ def _of_http(error: HTTPException) -> exceptions.OsInterfaceError:
         return exceptions.MethodNotAllowed(', '.join(sorted(error.valid_methods or ())))
     if isinstance(error, RequestEntityTooLarge):
         return exceptions.BodyTooLarge(flask.current_app.config['MAX_CONTENT_LENGTH'])
-    if error.code == 404:
-        return exceptions.NotFound('The resource could not be found.')
-    return exceptions.BadRequest('The request could not be read. Send it again.')
+    return faults.from_http(error)
 
 
 def _add_request_id(response: flask.Response) -> flask.Response:

@@ -163,6 +163,10 @@ class Collection:
 
 
 class SubnetNotFound(exceptions.NotFound):
+    error_code = 'subnet_not_found'
+    cause = 'There is no such subnet, or the caller may not see it.'
+    cure = 'Correct the id.'
+
     def __init__(self, subnet_id: str) -> None:
         super().__init__(f'Subnet {subnet_id} could not be found.')
 

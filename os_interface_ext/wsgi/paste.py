@@ -133,5 +133,4 @@ def _prefix(url_prefix: str) -> str:
 
 
 def _not_found(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    response = faults.response(environ, 404, 'The resource could not be found.')
-    return response(environ, start_response)
+    return faults.not_found(environ)(environ, start_response)

@@ -299,7 +299,7 @@ def test_an_undo_that_cannot_be_confirmed_is_503_and_stays(setting: Setting, man
 def test_a_delete_during_an_attach_undoes_it(setting: Setting, manager: Manager) -> None:
     port = setting.free_port()
     setting.cloud.hooks['after plug'] = lambda: manager.detach(CTXT, setting.server, port)
-    with pytest.raises(exceptions.Conflict, match='detached while it was being attached'):
+    with pytest.raises(exceptions.DetachedMeanwhile, match='detached while it was being attached'):
         manager.attach(CTXT, setting.server, by_port(port))
     setting.nothing_left(port)
 

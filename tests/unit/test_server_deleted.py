@@ -116,7 +116,7 @@ def test_an_attach_in_progress_is_undone_by_who_is_at_it(world: World) -> None:
     assert world.records() == [(State.PLUGGING, Reason.UNDO)]
     go_on.set()
     thread.join(30)
-    assert [type(error) for error in errors] == [exceptions.Conflict]
+    assert [type(error) for error in errors] == [exceptions.DetachedMeanwhile]
     assert world.records() == []
     assert not world.cloud.find_port(port).device_id
 
