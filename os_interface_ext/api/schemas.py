@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, post_load, validate
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 from microversion_parse import Version
 
 from os_interface_ext.api import microversions
@@ -43,19 +43,37 @@ class IPAddressString(fields.String):
             raise self.make_error('invalid_ip') from error
 
 
+class Closed(Schema):
+    """A shape without further fields, and the description of the API says so."""
+
+    class Meta:
+        unknown = RAISE
+
+
+def _about(text: str, **more: Any) -> dict[str, Any]:
+    """What the description of the API says of a field."""
+    return {'description': text, **more}
+
+
 # ------------------------------------------------------------------ requests
 
 
-class FixedIPRequest(Schema):
-    ip_address = IPAddressString(required=True)
+class FixedIPRequest(Closed):
+    ip_address = IPAddressString(
+        required=True, metadata=_about('The address, IPv4 or IPv6, of a subnet of the network.')
+    )
 
 
-class AttachmentRequest(Schema):
+class AttachmentRequest(Closed):
     """2.1"""
 
-    net_id = UUIDString()
-    port_id = UUIDString()
-    fixed_ips = fields.List(fields.Nested(FixedIPRequest), validate=validate.Length(equal=1))
+    net_id = UUIDString(metadata=_about('The network (UUID) on which a port is made. Not with `port_id`.'))
+    port_id = UUIDString(metadata=_about('The port (UUID) that is attached. Not with `net_id`.'))
+    fixed_ips = fields.List(
+        fields.Nested(FixedIPRequest),
+        validate=validate.Length(equal=1),
+        metadata=_about('The address that the port shall have. Only with `net_id`.'),
+    )
 
 
 class AttachmentRequest249(AttachmentRequest):
@@ -65,11 +83,12 @@ class AttachmentRequest249(AttachmentRequest):
         validate=[
             validate.Length(min=1, max=60),
             validate.ContainsNoneOf(',/', error='A tag must not contain "," or "/".'),
-        ]
+        ],
+        metadata=_about('A tag by which the guest recognises the interface. Since 2.49.'),
     )
 
 
-class CreateRequest(Schema):
+class CreateRequest(Closed):
     """The body of a POST, 2.1; ``{}`` asks for the only network."""
 
     interfaceAttachment = fields.Nested(AttachmentRequest, load_default=dict)
@@ -93,25 +112,55 @@ class CreateRequest249(CreateRequest):
 # ------------------------------------------------------------------ responses
 
 
-class FixedIPView(Schema):
-    subnet_id = fields.String()
-    ip_address = fields.String()
+# `required` says that a view always has the field; nothing is checked when it is dumped.
 
 
-class AttachmentView(Schema):
+class FixedIPView(Closed):
+    subnet_id = fields.String(required=True, metadata=_about('The subnet of the address.', format='uuid'))
+    ip_address = fields.String(required=True, metadata=_about('The address, IPv4 or IPv6.'))
+
+
+class AttachmentView(Closed):
     """2.1"""
 
-    port_id = fields.String()
-    net_id = fields.String()
-    mac_addr = fields.String()
-    port_state = fields.String()
-    fixed_ips = fields.List(fields.Nested(FixedIPView))
+    port_id = fields.String(required=True, metadata=_about('The port.', format='uuid'))
+    net_id = fields.String(required=True, metadata=_about('Its network.', format='uuid'))
+    mac_addr = fields.String(
+        required=True, metadata=_about('Its MAC address.', pattern='^([0-9a-f]{2}:){5}[0-9a-f]{2}$')
+    )
+    port_state = fields.String(
+        required=True, metadata=_about('Its state in the network: `ACTIVE`, `DOWN`, `BUILD` or `ERROR`.')
+    )
+    fixed_ips = fields.List(
+        fields.Nested(FixedIPView), required=True, metadata=_about('Its addresses, in the order of the network.')
+    )
 
 
 class AttachmentView270(AttachmentView):
     """2.70: with the tag, which may be null."""
 
-    tag = fields.String(allow_none=True)
+    tag = fields.String(
+        required=True, allow_none=True, metadata=_about('The tag that it was attached with. Since 2.70.')
+    )
+
+
+# As the views of api.views wrap them.
+
+
+class ShowAnswer(Closed):
+    interfaceAttachment = fields.Nested(AttachmentView, required=True)
+
+
+class ShowAnswer270(Closed):
+    interfaceAttachment = fields.Nested(AttachmentView270, required=True)
+
+
+class ListAnswer(Closed):
+    interfaceAttachments = fields.List(fields.Nested(AttachmentView), required=True)
+
+
+class ListAnswer270(Closed):
+    interfaceAttachments = fields.List(fields.Nested(AttachmentView270), required=True)
 
 
 # ------------------------------------------------------------------ by microversion
@@ -123,6 +172,14 @@ _CREATE = [
 _VIEW: list[tuple[Version, Schema]] = [
     (microversions.TAG_IN_RESPONSE, AttachmentView270()),
     (microversions.MIN, AttachmentView()),
+]
+_SHOW = [
+    (microversions.TAG_IN_RESPONSE, ShowAnswer270()),
+    (microversions.MIN, ShowAnswer()),
+]
+_LIST = [
+    (microversions.TAG_IN_RESPONSE, ListAnswer270()),
+    (microversions.MIN, ListAnswer()),
 ]
 
 Dump = Callable[[Any], dict[str, Any]]
@@ -136,6 +193,16 @@ def create_request(version: Version) -> Schema:
 def attachment_view(version: Version) -> Schema:
     """The schema of one attachment in an answer."""
     return next(schema for since, schema in _VIEW if version >= since)
+
+
+def show_answer(version: Version) -> Schema:
+    """The schema of the answer to show and create."""
+    return next(schema for since, schema in _SHOW if version >= since)
+
+
+def list_answer(version: Version) -> Schema:
+    """The schema of the answer to list."""
+    return next(schema for since, schema in _LIST if version >= since)
 
 
 def dumper(version: Version) -> Dump:

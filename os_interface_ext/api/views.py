@@ -88,12 +88,17 @@ def _dispatch(api: Api, allow: str, views: dict[str, View]) -> Handler:
     return handle
 
 
+#: path, name, methods, and the view of each method
+URLS: list[tuple[str, str, str, dict[str, View]]] = [
+    (COLLECTION, 'collection', 'GET, HEAD, OPTIONS, POST', {'GET': index, 'POST': create}),
+    (ITEM, 'item', 'DELETE, GET, HEAD, OPTIONS', {'GET': show, 'DELETE': delete}),
+]
+
+
 def handlers(api: Api) -> tuple[Handler, Handler]:
     """What answers the collection, and what answers an item: ``handler(request, **path)``, for any method."""
-    return (
-        _dispatch(api, 'GET, HEAD, OPTIONS, POST', {'GET': index, 'POST': create}),
-        _dispatch(api, 'DELETE, GET, HEAD, OPTIONS', {'GET': show, 'DELETE': delete}),
-    )
+    collection, item = (_dispatch(api, allow, views) for _, _, allow, views in URLS)
+    return collection, item
 
 
 def blueprint(api: Api, name: str = 'os_interface') -> flask.Blueprint:
@@ -103,8 +108,7 @@ def blueprint(api: Api, name: str = 'os_interface') -> flask.Blueprint:
     several, those that do not fit would make a 405 of the host's 404 for a doubled slash.
     """
     bp = flask.Blueprint(name, __name__)
-    collection, item = handlers(api)
-    for path, kind, handler in ((COLLECTION, 'collection', collection), (ITEM, 'item', item)):
+    for (path, kind, _, _), handler in zip(URLS, handlers(api), strict=True):
         for prefix, suffix in (('', ''), ('/<project_id>', '_of_project')):
             bp.add_url_rule(
                 prefix + path,

@@ -33,6 +33,10 @@ def _run(options: argparse.Namespace) -> int:
         from os_interface_ext.cmd import attachments
 
         return attachments.run(options)
+    if options.command == 'openapi':
+        from os_interface_ext.cmd import openapi
+
+        return openapi.run(options)
     from os_interface_ext.cmd import db
 
     return db.run(options)
@@ -48,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inventory(commands)
     _add_attachments(commands)
     _add_db(commands)
+    _add_openapi(commands)
     return parser
 
 
@@ -134,6 +139,23 @@ def _add_db(commands: argparse._SubParsersAction[shell.Parser]) -> None:
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
     shell.add_common(actions.add_parser('sync', help='create the schema, or bring it up to date'))
     shell.add_common(actions.add_parser('version', help='tell the version of the schema'))
+
+
+def _add_openapi(commands: argparse._SubParsersAction[shell.Parser]) -> None:
+    parser = commands.add_parser(
+        'openapi',
+        help='write the description of the API',
+        description='Write the description of the API in OpenAPI 3.1, or the reference made from it.',
+    )
+    parser.add_argument(
+        '--microversion', metavar='X.Y', default='latest', help='at which microversion (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--format',
+        choices=['json', 'yaml', 'markdown'],
+        default='json',
+        help='markdown: the reference for people, of all microversions (default: %(default)s)',
+    )
 
 
 if __name__ == '__main__':

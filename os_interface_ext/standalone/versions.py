@@ -1,12 +1,13 @@
-"""The version documents: what the APIs are, for clients that have no token yet."""
+"""The version documents, and the description of the Compute API: for clients that have no token yet."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import flask
+from werkzeug.wrappers import Response
 
-from os_interface_ext.api import microversions
+from os_interface_ext.api import description, microversions
 
 #: Where the network API stands once more: clients of it look for a version document at its root.
 NETWORK_ROOT = '/network'
@@ -16,7 +17,7 @@ PATHS = tuple(
     path + slash
     for path in ('', '/v2.1', '/v3', '/v2.0', NETWORK_ROOT, f'{NETWORK_ROOT}/v2.0')
     for slash in ('', '/')
-)
+) + tuple(f'/v2.1/{file}' for file in description.FILES)
 
 
 def blueprint(max_microversion: str) -> flask.Blueprint:
@@ -32,6 +33,11 @@ def blueprint(max_microversion: str) -> flask.Blueprint:
     def network() -> dict[str, Any]:
         return {'id': 'v2.0', 'status': 'CURRENT', 'links': _links(f'{NETWORK_ROOT[1:]}/v2.0/')}
 
+    def described(file: str) -> Response:
+        return description.response(flask.request.environ, file, max_microversion, flask.request.host_url + 'v2.1')
+
+    for file in description.FILES:
+        bp.add_url_rule(f'/v2.1/{file}', file.replace('.', '_'), described, defaults={'file': file})
     _add(bp, '/', 'compute_versions', lambda: {'versions': [compute()]})
     _add(bp, '/v2.1', 'compute_version', lambda: {'version': compute()})
     _add(bp, '/v3', 'identity_version', lambda: {'version': identity()})

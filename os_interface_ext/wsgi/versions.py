@@ -1,6 +1,6 @@
-"""The version documents of the API as an application of its own, for clients that have no token yet.
+"""The version documents and the description of the API served by itself, for clients that have no token yet.
 
-In another application these are the host's: neither the blueprint nor the filter answers one.
+In another application these URLs are the host's: neither the blueprint nor the filter answers one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from werkzeug.wsgi import get_current_url
 
 from os_interface_ext import conf as config
-from os_interface_ext.api import faults, microversions
+from os_interface_ext.api import description, faults, microversions
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -22,7 +22,7 @@ _MOUNT = 'v2.1/'
 
 
 class Versions:
-    """Answers GET of the place where it stands; every other request goes on.
+    """Answers GET of the place where it stands, and of the description there; every other request goes on.
 
     :param application: what is behind: the API, whose version this place is, or None for the root above it
     """
@@ -32,13 +32,21 @@ class Versions:
         self._maximum = maximum
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        here = environ.get('PATH_INFO', '') in ('', '/') and environ['REQUEST_METHOD'] in ('GET', 'HEAD')
-        if here:
-            answer = Response(orjson.dumps(self._document(environ)), content_type='application/json')
-            return answer(environ, start_response)
+        if environ['REQUEST_METHOD'] in ('GET', 'HEAD'):
+            answer = self._answer(environ, environ.get('PATH_INFO', ''))
+            if answer is not None:
+                return answer(environ, start_response)
         if self._application is not None:
             return self._application(environ, start_response)
-        return faults.response(environ, 404, 'The resource could not be found.')(environ, start_response)
+        return faults.not_found(environ)(environ, start_response)
+
+    def _answer(self, environ: dict[str, Any], path: str) -> Response | None:
+        if path in ('', '/'):
+            return Response(orjson.dumps(self._document(environ)), content_type='application/json')
+        if self._application is not None and path[1:] in description.FILES:
+            place = get_current_url(environ, root_only=True)
+            return description.response(environ, path[1:], self._maximum, place)
+        return None
 
     def _document(self, environ: dict[str, Any]) -> dict[str, Any]:
         place = get_current_url(environ, root_only=True)

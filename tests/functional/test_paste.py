@@ -96,7 +96,7 @@ def test_static_tokens_end_to_end(configure: Configure) -> None:
         assert app.get(url, headers=as_member(), status=404).json['itemNotFound']
     assert app.get(LIST, status=401).json['unauthorized']
     assert app.get(LIST, headers=FORGED, status=401).json['unauthorized']
-    for elsewhere in ('/v2.1/servers', '/v2.1/', '/v2.1', f'{LIST}/'):
+    for elsewhere in ('/v2.1/servers', f'{LIST}/'):
         assert app.get(elsewhere, headers=as_member(), status=404).json['itemNotFound']
     app.get('/elsewhere', status=404)
     app.get('/v2.10/servers', status=404)

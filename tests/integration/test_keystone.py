@@ -182,7 +182,7 @@ def check_away(answer: webtest.TestResponse) -> None:
 def test_public_without_a_token(app: webtest.TestApp) -> None:
     assert app.get('/healthcheck').status_int == 200
     (listed,) = app.get('/').json['versions']
-    assert listed['links'] == [{'rel': 'self', 'href': 'http://localhost/v2.1/'}]
+    assert {'rel': 'self', 'href': 'http://localhost/v2.1/'} in listed['links']
     for path in ('/v2.1', '/v2.1/'):
         shown = app.get(path).json['version']
         assert shown == listed

@@ -31,6 +31,7 @@ ALLOWED = {
     'extension': {'api', 'deploy', 'context', 'drivers.base'},
     'middleware': {'api.faults', 'conf', 'context', 'db', 'exceptions', 'inventory'},
     'wsgi': {
+        'api.description',
         'api.faults',
         'api.microversions',
         'api.views',
