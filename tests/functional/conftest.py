@@ -116,3 +116,23 @@ def build(_template: pathlib.Path, tmp_path: pathlib.Path) -> Build:
 @pytest.fixture
 def world(build: Build) -> World:
     return build()
+
+
+# ------------------------------------------------------------------ what a run tells at its end
+
+Report = Callable[[str, str], None]
+_TOLD = pytest.StashKey[dict[str, list[str]]]()
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Report:
+    """``report(title, line)``: a line that the run shows at its end, whether or not the tests pass."""
+    told = request.config.stash.setdefault(_TOLD, {})
+    return lambda title, line: told.setdefault(title, []).append(line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for title, lines in config.stash.get(_TOLD, {}).items():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
