@@ -213,6 +213,22 @@ def install(packages: tuple[str, ...]) -> None:
             subprocess.run(['apt-get', *command], check=True, capture_output=True, env=environment)
 
 
+def install_missing(packages: tuple[str, ...]) -> None:
+    """Those Debian packages that are not installed.
+
+    :raises Unobtainable: this machine or user cannot
+    """
+    missing = []
+    for package in packages:
+        if shutil.which('dpkg-query'):
+            query = ['dpkg-query', '-W', '-f', '${db:Status-Status}', package]
+            if subprocess.run(query, capture_output=True, text=True).stdout.startswith('installed'):
+                continue
+        missing.append(package)
+    if missing:
+        install(tuple(missing))
+
+
 @contextlib.contextmanager
 def _no_daemons() -> Iterator[None]:
     """Keep a package from starting its server at installation."""

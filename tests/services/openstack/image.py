@@ -1,22 +1,17 @@
 """What a run of the cloud starts from: the virtual environment and the first data, made once and kept.
 
 They are in a folder of the user's cache, each named after what it is made of; whoever comes first makes them, and
-another one waits. A folder without its mark was not finished, and is made anew.
+another one waits.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
 import pathlib
 import shutil
 import subprocess
 import sys
-import time
 import venv
-from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 
@@ -24,15 +19,12 @@ import openstack.connection
 from keystoneauth1 import session
 from keystoneauth1.identity import v3
 
-from .. import databases
+from .. import cache, databases
 from . import configuration
 from .site import Site
 
 _HERE = pathlib.Path(__file__).parent
 _CONSTRAINTS = _HERE / 'constraints.txt'
-_MARK = 'complete'
-#: Seconds after which what was not used makes room for something new.
-_KEPT = 14 * 24 * 3600
 _DATABASES = ('keystone', 'neutron', 'placement', 'glance', 'nova', 'nova_api', 'nova_cell0')
 #: user -> (project, roles there); ``admin`` is made by Keystone itself
 USERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -57,7 +49,7 @@ def environment() -> pathlib.Path:
     :raises databases.Unobtainable: if the packages are not to be had
     """
     name = _name(_CONSTRAINTS, _HERE / 'fakebind.py')
-    with _made(f'cloud-{name}') as (folder, is_new):
+    with cache.made(f'cloud-{name}') as (folder, is_new):
         if is_new:
             _make_environment(folder)
     return folder
@@ -69,7 +61,8 @@ def data(environment: pathlib.Path) -> pathlib.Path:
         [databases.need('mariadbd', 'mariadb-server-core'), '--version'], capture_output=True, text=True
     )
     sources = [_HERE / name for name in ('image.py', 'configuration.py')]
-    with _made(f'cloud-data-{_name(*sources, also=f"{environment.name} {server.stdout}")}') as (folder, is_new):
+    name = _name(*sources, also=f'{environment.name} {server.stdout}')
+    with cache.made(f'cloud-data-{name}') as (folder, is_new):
         if is_new:
             _make_data(environment, folder)
     return folder
@@ -84,27 +77,6 @@ def lay_out(data: pathlib.Path, site: Site) -> None:
 def _name(*files: pathlib.Path, also: str = '') -> str:
     parts = [sys.version, also, *(file.read_text() for file in files)]
     return hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _made(name: str) -> Iterator[tuple[pathlib.Path, bool]]:
-    """A folder of the cache, and whether the block has to fill it, which one at a time does."""
-    cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache') / 'os-interface-ext'
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / name
-    with (cache / f'{name}.lock').open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / _MARK).exists():
-            (folder / _MARK).touch()
-            yield folder, False
-            return
-        for mark in cache.glob(f'cloud-*/{_MARK}'):
-            if mark.stat().st_mtime < time.time() - _KEPT:
-                shutil.rmtree(mark.parent, ignore_errors=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        yield folder, True
-        (folder / _MARK).touch()
 
 
 def _make_environment(folder: pathlib.Path) -> None:
