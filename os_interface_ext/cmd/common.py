@@ -15,7 +15,9 @@ def configuration(options: argparse.Namespace) -> Config:
     :raises ConfigurationError:
     """
     overrides = {'database': {'connection': options.database}} if options.database is not None else {}
-    return config.new(options.config_file, **overrides)
+    conf = config.new(options.config_file, **overrides)
+    conf.is_own_process = True
+    return conf
 
 
 def database(options: argparse.Namespace) -> Database:

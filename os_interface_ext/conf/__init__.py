@@ -31,6 +31,8 @@ class Config(cfg.ConfigOpts):
     def __init__(self) -> None:
         super().__init__()
         self.kept: dict[str, Any] = {}
+        #: Whether it is that of a command of this project, and not of a host that has loaded the plug-in.
+        self.is_own_process = False
 
 
 _GROUPS = (drivers, api, attachments, reconciler, database, metrics, notifications, health, policy)
