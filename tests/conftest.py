@@ -1,4 +1,4 @@
-"""Order of the whole run, and the database servers and the cloud that are started once for it."""
+"""Order of the whole run, and the servers, the cloud and the hypervisor that are started once for it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from .services import databases, rabbitmq
 
 if TYPE_CHECKING:
+    from .services.libvirt import Hypervisor
     from .services.openstack import Cloud
 
 Something = TypeVar('Something')
@@ -66,6 +67,14 @@ def nova_cloud(cloud: Cloud) -> Cloud:
     except databases.Unobtainable as error:
         pytest.skip(str(error))
     return cloud
+
+
+@pytest.fixture(scope='session')
+def hypervisor() -> Iterator[Hypervisor]:
+    """A libvirtd in namespaces of its own, with a bridge; the domains are made by the tests."""
+    from .services import libvirt
+
+    yield from _running(libvirt.running())
 
 
 @pytest.fixture
