@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.services.databases import Unobtainable, install
-from tests.services.openstack.processes import Daemon, Guard, free_ports, run
+from tests.services.processes import Daemon, Guard, free_ports, run
 
 PACKAGES = ('openvswitch-switch',)
 _SCHEMA = '/usr/share/openvswitch/vswitch.ovsschema'
