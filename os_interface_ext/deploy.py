@@ -12,6 +12,7 @@ from os_interface_ext import context, exceptions
 from os_interface_ext.api.operation import Api
 from os_interface_ext.attachments import listeners
 from os_interface_ext.attachments.manager import Manager
+from os_interface_ext.attachments.orders import RecordOrders
 from os_interface_ext.attachments.reconciler import Reconciler
 from os_interface_ext.attachments.stepper import Stepper
 from os_interface_ext.attachments.store import Store
@@ -87,7 +88,10 @@ def assemble(
         watch=watch,
     )
     api = Api(conf, manager, servers, Enforcer(conf), identity, metrics.answered if metrics else None)
-    reconciler = Reconciler(conf.reconciler, store, stepper, servers, networks, watch)
+    orders = RecordOrders(store, servers, networks)
+    reconciler = Reconciler(
+        conf.reconciler, store, stepper, servers, networks, watch, serving=lambda: vifs.serve_orders(orders)
+    )
     # The next connection is made by the process that serves requests, which may be a fork of this one.
     database.dispose()
     return Parts(conf, database, drivers, store, manager, api, reconciler, metrics)

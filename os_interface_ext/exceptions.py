@@ -139,6 +139,17 @@ class ServerNotFound(NotFound):
         super().__init__(f'Instance {_shown(server_id)} could not be found.', operator=operator)
 
 
+class ServerNotReady(DriverError):
+    """The server is on no host, so that nothing can be plugged into it."""
+
+    code = 409
+
+    def __init__(self, server_id: str, *, operator: str | None = None) -> None:
+        super().__init__(
+            f'Instance {_shown(server_id)} is not on a host. Try again when it is.', operator=operator
+        )
+
+
 class PortNotFound(NotFound):
     error_code = 'port_not_found'
     cause = 'There is no such port, or the caller may not see it.'

@@ -165,7 +165,8 @@ class Manager:
         :raises DriverError: it failed, and has been taken back
         """
         _check_state(server, 'attach_interface')
-        if request.tag is not None and base.TAGGED_ATTACH not in self._vifs.capabilities(ctxt, server):
+        capabilities = self._vifs.capabilities(ctxt, server)
+        if request.tag is not None and base.TAGGED_ATTACH not in capabilities:
             raise exceptions.TagNotSupported()
         give_up = time.monotonic() + self._wait
         pause = 0.01
@@ -393,7 +394,13 @@ class Manager:
             LOG.info('detach of port %s is being carried on by somebody else', held.record.port_id)
 
     def _check_unplug(self, ctxt: RequestContext, server: base.Server) -> None:
-        if base.LIVE_UNPLUG not in self._vifs.capabilities(ctxt, server):
+        try:
+            capabilities = self._vifs.capabilities(ctxt, server)
+        except exceptions.Unavailable as error:
+            # A detach is accepted all the same; whether it can be done shows when it is carried on.
+            LOG.warning('server %s cannot be asked whether NICs can be taken out: %s', server.id, error.operator)
+            return
+        if base.LIVE_UNPLUG not in capabilities:
             raise exceptions.NotSupported('An interface cannot be detached from this server.')
 
     # ------------------------------------------------------------------ look-ups

@@ -49,7 +49,9 @@ class Report:
 
 
 class Reconciler:
-    """:param conf: the group ``[reconciler]``"""
+    """:param conf: the group ``[reconciler]``
+    :param serving: what is to be answered to others for as long as this one works
+    """
 
     def __init__(
         self,
@@ -59,8 +61,10 @@ class Reconciler:
         servers: base.ServerDriver,
         networks: base.NetworkDriver,
         watch: Watch | None = None,
+        serving: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         self._watch = watch or Watch()
+        self._serving = serving
         self._conf = conf
         self._store = store
         self._stepper = stepper
@@ -75,7 +79,8 @@ class Reconciler:
         :param alone: only while this process has the role of the reconciler
         """
         try:
-            self._run(stop, alone)
+            with self._serving():
+                self._run(stop, alone)
         finally:
             self._leave()
 
@@ -110,10 +115,15 @@ class Reconciler:
         """
         if not dry_run:
             self.beat()
-        with contextlib.nullcontext(Report()) if dry_run else self._watched() as report:
-            self.carry_on(report, dry_run=dry_run, stop=stop)
-            if not stop():
-                self.look_at_world(report, dry_run=dry_run, stop=stop)
+        if dry_run:
+            return self._look(Report(), dry_run, stop)
+        with self._serving(), self._watched() as report:
+            return self._look(report, dry_run, stop)
+
+    def _look(self, report: Report, dry_run: bool, stop: Callable[[], bool]) -> Report:
+        self.carry_on(report, dry_run=dry_run, stop=stop)
+        if not stop():
+            self.look_at_world(report, dry_run=dry_run, stop=stop)
         return report
 
     @contextlib.contextmanager

@@ -146,6 +146,9 @@ _BY_REQUEST = (
 )
 # What operators look for; an empty text stands for everything.
 _CLOCK = sa.select(now().label('clock'))
+_LEFT = sa.select((_t.c.lease_expires - now()).label('seconds')).where(
+    _t.c.id == sa.bindparam('id'), _t.c.generation == sa.bindparam('generation')
+)
 
 
 def _is_any(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
@@ -363,6 +366,12 @@ class Store:
     def get(self, record_id: str) -> Record | None:
         row = self._fetch(_BY_ID, {'id': record_id}).first()
         return _record(row) if row else None
+
+    def time_left(self, record: Record) -> float:
+        """Seconds for which the holder of a record, as it was read, may begin side effects; never negative."""
+        row = self._fetch(_LEFT, {'id': record.id, 'generation': record.generation}).first()
+        # As in a fence: half of the lease.
+        return max(0.0, float(row.seconds) - self._lease / 2) if row and row.seconds is not None else 0.0
 
     # ------------------------------------------------------------------ for operators
 
@@ -633,7 +642,7 @@ class Store:
 
     def _held(self, record: Record, begun: float) -> Held:
         # Half of the lease to begin side effects, the other half for the last one to end.
-        return Held(record, Fence(record.generation, begun + self._lease / 2))
+        return Held(record, Fence(record.generation, begun + self._lease / 2, record.id))
 
 
 def count(connection: sa.Connection) -> int:

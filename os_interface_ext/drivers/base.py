@@ -16,10 +16,12 @@ The suites in :mod:`os_interface_ext.testing` check these promises against any d
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
+import enum
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from oslo_config import cfg
 
@@ -42,12 +44,14 @@ def vnic_capability(vnic_type: str) -> str:
 class Fence:
     """How long the holder of a record may begin side effects, and in whose turn.
 
-    ``generation`` is 1 for the process that made the record, and grows each time somebody takes hold of it.
-    ``deadline`` is in seconds of :func:`time.monotonic` of this process.
+    ``generation`` is 1 for the process that made the record, and grows each time somebody takes hold of it:
+    it can be compared with another one of the same ``record`` alone. ``deadline`` is in seconds of
+    :func:`time.monotonic` of this process.
     """
 
     generation: int
     deadline: float
+    record: str = ''
 
     def remaining(self) -> float:
         """Seconds that are left; never negative."""
@@ -154,6 +158,40 @@ def quick(kind: type[_Value]) -> Callable[..., _Value]:
         return made  # type: ignore[no-any-return]
 
     return make
+
+
+class Direction(enum.StrEnum):
+    """What is done to a NIC."""
+
+    PLUG = 'plug'
+    UNPLUG = 'unplug'
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done to the NIC of a port in a server, and in whose turn: record and generation of a fence."""
+
+    direction: Direction
+    server_id: str
+    port_id: str
+    record: str
+    generation: int
+
+
+class Orders(Protocol):
+    """What the records say of orders: for VIF drivers that have them carried out where no database is.
+
+    Both raise Unavailable if the records cannot be read.
+    """
+
+    def time_left(self, order: Order, host: str) -> float:
+        """Seconds for which side effects of an order may be begun on a host; 0.0: it does not hold any more."""
+
+    def review(self, host: str, nics: Iterable[tuple[str, str]]) -> list[tuple[Server, Order]]:
+        """What is to be unplugged, of all NICs of ours that a host has: pairs of ids, of a server and a port.
+
+        What has to wait for its turn is recorded, and follows as an order of its own.
+        """
 
 
 class Change(str):
@@ -360,3 +398,16 @@ class VIFDriver(Driver):
     def capabilities(self, ctxt: RequestContext, server: Server) -> frozenset[str]:
         """What can be done with this server; asked before any side effect."""
         return frozenset({TAGGED_ATTACH, LIVE_UNPLUG, vnic_capability('normal')})
+
+    # Optional
+    def find_plugged(self, ctxt: RequestContext) -> Iterable[tuple[str, str]]:
+        """All NICs on this host that carry the mark of this project: the ids of server and port of each."""
+        raise exceptions.NotSupported()
+
+    # Optional
+    def serve_orders(self, orders: Orders) -> contextlib.AbstractContextManager[object]:
+        """Answer questions about orders for as long as the block lasts.
+
+        Called by a reconciler, in a process of this project; it does not wait for a backend to answer.
+        """
+        return contextlib.nullcontext()

@@ -22,7 +22,8 @@ ALLOWED = {
     'paths': {'exceptions'},
     'conf': {'exceptions'},
     'policies': {'conf', 'exceptions', 'context'},
-    'drivers': {'conf', 'exceptions', 'context', 'db', 'inventory', 'observability.logs'},
+    'messaging': {'exceptions'},
+    'drivers': {'conf', 'exceptions', 'context', 'db', 'inventory', 'messaging', 'observability.logs'},
     'db': {'exceptions'},
     'inventory': {'db', 'exceptions', 'context'},
     'attachments': {'db', 'drivers.base', 'exceptions', 'context', *TELLING},
@@ -42,6 +43,7 @@ ALLOWED = {
         'extension',
         'paths',
     },
+    'agent': {'drivers', 'exceptions', 'context', 'messaging', 'observability.logs'},
     'testing': {'drivers.base', 'drivers.proxies', 'exceptions', 'context'},
 }
 #: who alone may import these
@@ -87,8 +89,14 @@ def test_imports_go_one_way(name: str, path: pathlib.Path) -> None:
 
 
 #: What drivers share: `rest` is how those of OpenStack's own services ask them, `links` how those that plug on
-#: this machine ask its kernel, `libvirt_connection` how libvirt is asked.
-SHARED = {'drivers.base', 'drivers.rest', 'drivers.links', 'drivers.libvirt_connection'}
+#: this machine ask its kernel, `libvirt_connection` how libvirt is asked; `messages` are those of `rpc`.
+SHARED = {
+    'drivers.base',
+    'drivers.rest',
+    'drivers.links',
+    'drivers.libvirt_connection',
+    'drivers.vifs.messages',
+}
 
 
 def test_drivers_import_no_other_driver() -> None:

@@ -155,6 +155,17 @@ class NetnsVIFDriver(base.VIFDriver):
 
         return _apart(work)
 
+    def find_plugged(self, ctxt: RequestContext) -> set[tuple[str, str]]:
+        """By the ends on the host: what is half made, and has no alias yet, is not found."""
+
+        def work() -> set[tuple[str, str]]:
+            with self._host(base.Fence(0, 0.0)) as host:
+                aliases = [link.get('ifalias') or '' for link in host.of_kind('veth')]
+            ids = (alias.removeprefix(_PORT).split(':', 1) for alias in aliases if alias.startswith(_PORT))
+            return {(server_id, port_id) for port_id, server_id in (pair for pair in ids if len(pair) == 2)}
+
+        return _apart(work)
+
     # ------------------------------------------------------------------ within
 
     def _plug(self, host: links.Links, guest: links.Links, nic: _Nic, port: base.Port) -> dict[str, Any]:

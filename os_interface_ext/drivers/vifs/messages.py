@@ -1,0 +1,195 @@
+"""What the VIF driver ``rpc``, the agents and the reconcilers say to each other: options, topics, and forms.
+
+Every argument and answer is of JSON's types. Nothing of the caller but the request id travels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from oslo_config import cfg
+
+from os_interface_ext import context, exceptions
+from os_interface_ext.context import RequestContext
+from os_interface_ext.drivers import base
+
+LOG = logging.getLogger(__name__)
+
+GROUP = 'rpc'
+OPTS = [
+    cfg.StrOpt(
+        'topic',
+        default='os-interface-ext',
+        regex=r'^[A-Za-z0-9._-]{1,100}$',
+        help='How the exchange is called, and what the names of the queues begin with: the same for all '
+        'controllers and agents of an installation.',
+    ),
+    cfg.StrOpt(
+        'host',
+        default=socket.gethostname(),
+        sample_default='<the host name>',
+        help='Of an agent: the name of its host, as the server driver tells it.',
+    ),
+    cfg.FloatOpt(
+        'timeout',
+        default=10.0,
+        min=0.1,
+        help='Seconds that an agent has to plug or unplug; less if the lease of the record leaves less.',
+    ),
+    cfg.FloatOpt(
+        'ping_timeout',
+        default=2.0,
+        min=0.1,
+        help='Seconds that an agent, and a reconciler that an agent asks, have to answer what needs no work.',
+    ),
+    cfg.FloatOpt(
+        'cache_time',
+        default=5.0,
+        min=0.0,
+        help='Seconds for which it is remembered what an agent can do, and that one does not answer.',
+    ),
+    cfg.ListOpt(
+        'gone_hosts',
+        default=[],
+        help='Hosts that are gone for good, with all that was plugged there: what is to be unplugged there is '
+        'taken for unplugged. Name one only when no server can run there any more.',
+    ),
+]
+
+
+def register_opts(conf: cfg.ConfigOpts) -> Any:
+    """The group, registered."""
+    conf.register_opts(OPTS, group=GROUP)
+    return conf[GROUP]
+
+
+def agent_topic(prefix: str) -> str:
+    """Each agent is the server on it that is called like its host."""
+    return f'{prefix}-agent'
+
+
+def orders_topic(prefix: str) -> str:
+    """Any reconciler answers."""
+    return f'{prefix}-orders'
+
+
+# ------------------------------------------------------------------ time
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Moment:
+    """A time by the clock of one agent: seconds since its machine started, and ``epoch``, which is its process.
+
+    A deadline is sent in the receiver's own time, so that no two clocks have to agree.
+    """
+
+    epoch: str
+    seconds: float
+
+    def dump(self) -> list[Any]:
+        return [self.epoch, self.seconds]
+
+    @classmethod
+    def load(cls, form: list[Any]) -> Moment:
+        return cls(str(form[0]), float(form[1]))
+
+
+# ------------------------------------------------------------------ values
+
+
+def dump_context(ctxt: RequestContext) -> dict[str, Any]:
+    return {'request_id': ctxt.request_id, 'global_request_id': ctxt.global_request_id}
+
+
+def load_context(form: dict[str, Any]) -> RequestContext:
+    """This service's own authority, under the request id of the caller."""
+    ctxt = context.service_context()
+    ctxt.request_id = form.get('request_id') or ctxt.request_id
+    ctxt.global_request_id = form.get('global_request_id')
+    return ctxt
+
+
+def dump_server(server: base.Server) -> dict[str, Any]:
+    return dataclasses.asdict(server)
+
+
+def load_server(form: dict[str, Any]) -> base.Server:
+    return base.Server(**_known(base.Server, form))
+
+
+def dump_port(port: base.Port) -> dict[str, Any]:
+    form = {field.name: getattr(port, field.name) for field in dataclasses.fields(port)}
+    form['fixed_ips'] = [dataclasses.asdict(ip) for ip in port.fixed_ips]
+    form['vif_details'] = dict(port.vif_details)
+    return form
+
+
+def load_port(form: dict[str, Any]) -> base.Port:
+    values = _known(base.Port, form)
+    values['fixed_ips'] = tuple(base.FixedIP(**_known(base.FixedIP, ip)) for ip in values.get('fixed_ips', ()))
+    return base.Port(**values)
+
+
+def dump_order(order: base.Order) -> dict[str, Any]:
+    return dataclasses.asdict(order) | {'direction': str(order.direction)}
+
+
+def load_order(form: dict[str, Any]) -> base.Order:
+    values = _known(base.Order, form)
+    values['direction'] = base.Direction(values['direction'])
+    return base.Order(**values)
+
+
+def _known(kind: type, form: dict[str, Any]) -> dict[str, Any]:
+    """What this version knows of the fields that another one has sent."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in form.items() if name in names}
+
+
+# ------------------------------------------------------------------ answers
+
+
+def answer(work: Callable[[], Any]) -> dict[str, Any]:
+    """What work has come to, an error included; one that nobody has foreseen is told in the log alone."""
+    try:
+        return {'result': work()}
+    except exceptions.DriverError as error:
+        return {'error': dump_error(error)}
+    except Exception as error:
+        LOG.exception('a call failed')
+        return {'error': dump_error(exceptions.DriverError(operator=f'{type(error).__name__}: {error}'))}
+
+
+def result(form: dict[str, Any], where: str) -> Any:
+    """What an answer holds.
+
+    :param where: who has sent it, for the operator
+    :raises DriverError: what has been raised there
+    """
+    if 'error' in form:
+        raise load_error(form['error'], where)
+    return form['result']
+
+
+def dump_error(error: exceptions.DriverError) -> dict[str, Any]:
+    """By the nearest class that everybody knows; a driver may have some of its own."""
+    known = next(one for one in type(error).__mro__ if getattr(exceptions, one.__name__, None) is one)
+    return {'type': known.__name__, 'message': error.message, 'operator': error.operator}
+
+
+def load_error(form: dict[str, Any], where: str) -> exceptions.DriverError:
+    """:param where: who has sent it, for the operator"""
+    found = getattr(exceptions, str(form.get('type')), None)
+    if not (isinstance(found, type) and issubclass(found, exceptions.DriverError)):
+        found = exceptions.DriverError
+    operator = f'{where}: {form.get("operator")}'
+    if issubclass(found, exceptions.Unavailable):
+        return found(form.get('message'), operator=operator)
+    # Some are made of other things than their texts.
+    error = found.__new__(found)
+    exceptions.OsInterfaceError.__init__(error, form.get('message'), operator=operator)
+    return error

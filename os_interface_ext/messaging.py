@@ -1,0 +1,199 @@
+"""oslo.messaging with bounds: what is asked is answered or given up in time, whatever the broker does.
+
+Transports are made from a configuration object of this project, with oslo.messaging's own options on it
+(``transport_url`` in ``[DEFAULT]``, ``[oslo_messaging_rabbit]``), and in the process that uses them.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+import threading
+from typing import Any
+
+import oslo_messaging
+from oslo_config import cfg
+
+from os_interface_ext import exceptions
+
+LOG = logging.getLogger(__name__)
+
+_RABBIT = 'oslo_messaging_rabbit'
+#: Other defaults than oslo.messaging's, for calls alone: a queue is gone with its consumer, so that it is known
+#: at once that nobody listens; and no answer waits long for somebody who has gone.
+_CALLS = {'amqp_auto_delete': 'true', 'kombu_missing_consumer_retry_timeout': '5'}
+#: Sendings of a message: connections that a broker has closed show when they are used.
+_RETRIES = 1
+#: Calls of a process that may be on their way at a time.
+_CALLS_AT_ONCE = 64
+#: Seconds that the library has to tell what became of a call, beyond the time of the call.
+_SLACK = 0.05
+
+
+def transport_url(conf: cfg.ConfigOpts) -> oslo_messaging.TransportURL:
+    """Where the broker is.
+
+    :raises ConfigurationError: it is not named, or wrongly
+    """
+    try:
+        url = oslo_messaging.TransportURL.parse(conf)
+    except oslo_messaging.InvalidTransportURL as error:
+        # The error's own text, without the URL: that holds a password.
+        raise _bad_url(str(error)) from error
+    if _is_default(conf, 'transport_url'):
+        raise _bad_url('is not set: name the broker, such as rabbit://user:password@host:5672/')
+    return url
+
+
+def _is_default(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> bool:
+    location = conf.get_location(name, group)
+    return location is None or location.location is cfg.Locations.opt_default
+
+
+def _bad_url(what: str) -> exceptions.ConfigurationError:
+    return exceptions.ConfigurationError(f'option [DEFAULT] transport_url: {" ".join(what.split())}')
+
+
+class Bus:
+    """Calls and servers on one exchange of the broker.
+
+    :raises ConfigurationError: the options of the broker are wrong; it is not asked for anything yet
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts, exchange: str) -> None:
+        self._conf = conf
+        self._exchange = exchange
+        self._lock = threading.Lock()
+        self._pid: int | None = None
+        self._url = transport_url(conf)
+        self._make_transport()
+        self._choose_defaults()
+
+    def target(self, topic: str, server: str | None = None) -> oslo_messaging.Target:
+        return oslo_messaging.Target(exchange=self._exchange, topic=topic, server=server, version='1.0')
+
+    def call(
+        self,
+        target: oslo_messaging.Target,
+        context: dict[str, Any],
+        method: str,
+        timeout: float,
+        **arguments: Any,
+    ) -> Any:
+        """What a method of another process answers.
+
+        :raises Unavailable: nobody listens there, or it cannot be sent
+        :raises UnknownOutcome: it may have been done, but no answer has come
+        """
+        where = f'{target.topic}.{target.server}' if target.server else target.topic
+        if timeout <= 0:
+            raise exceptions.Unavailable(operator=f'{where}: no time is left to call {method}')
+        transport, calls = self._own()
+        if not calls.acquire(blocking=False):
+            raise exceptions.Unavailable(operator=f'{where}: {_CALLS_AT_ONCE} calls wait for the broker already')
+        outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        client = oslo_messaging.get_rpc_client(
+            transport,
+            target,
+            timeout=timeout,
+            retry=_RETRIES,
+            transport_options=oslo_messaging.TransportOptions(at_least_once=True),
+        )
+
+        def run() -> None:
+            try:
+                outcome.set_result(client.call(context, method, **arguments))
+            except BaseException as error:
+                outcome.set_exception(error)
+            finally:
+                calls.release()
+
+        # Apart, for without a broker the library may wait for ever: and no such thread keeps a process alive.
+        try:
+            threading.Thread(target=run, name=f'call {method}', daemon=True).start()
+        except RuntimeError as error:
+            calls.release()
+            raise exceptions.Unavailable(operator=f'{where}: {error}') from error
+        try:
+            return outcome.result(timeout + _SLACK)
+        except oslo_messaging.MessageUndeliverable as error:
+            raise exceptions.Unavailable(operator=f'{where}: nobody listens') from error
+        except (TimeoutError, oslo_messaging.MessagingTimeout) as error:
+            raise exceptions.UnknownOutcome(
+                operator=f'{where}: no answer to {method} in {timeout:.1f} s'
+            ) from error
+        except Exception as error:
+            raise exceptions.UnknownOutcome(operator=f'{where}: {type(error).__name__}: {error}') from error
+
+    def serve(self, target: oslo_messaging.Target, endpoint: object) -> Serving:
+        """Have a target's calls answered by the methods of an endpoint, as soon as there is a broker."""
+        transport, _ = self._own()
+        return Serving(oslo_messaging.get_rpc_server(transport, target, [endpoint]))
+
+    # ------------------------------------------------------------------ the transport
+
+    def _own(self) -> tuple[oslo_messaging.Transport, threading.Semaphore]:
+        """The transport of this process, and how many calls it may yet make; neither survives a fork."""
+        if self._pid != os.getpid():
+            with self._lock:
+                if self._pid != os.getpid():
+                    self._transport = self._make_transport()
+                    self._calls = threading.Semaphore(_CALLS_AT_ONCE)
+                    self._pid = os.getpid()
+        return self._transport, self._calls
+
+    def _make_transport(self) -> oslo_messaging.Transport:
+        """Nothing is connected by it, and no thread started."""
+        try:
+            return oslo_messaging.get_rpc_transport(self._conf, self._url)
+        except oslo_messaging.DriverLoadFailure as error:
+            raise _bad_url(str(error)) from error
+        except (cfg.Error, ValueError, RuntimeError) as error:
+            raise exceptions.ConfigurationError(f'[{_RABBIT}]: {" ".join(str(error).split())}') from error
+
+    def _choose_defaults(self) -> None:
+        if _RABBIT not in self._conf:
+            return
+        if self._conf[_RABBIT].rabbit_quorum_queue:
+            # They stay when nobody consumes them; that an agent is away shows by its silence then.
+            return
+        for name, value in _CALLS.items():
+            if _is_default(self._conf, name, _RABBIT):
+                # The URL's options are those of its transport alone; notifications keep theirs.
+                self._url.query.setdefault(name, value)
+
+
+class Serving:
+    """A server that runs, or will as soon as there is a broker."""
+
+    def __init__(self, server: oslo_messaging.MessageHandlingServer) -> None:
+        self._server = server
+        self._listens = threading.Event()
+        threading.Thread(target=self._start, name='rpc server', daemon=True).start()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it listens by then."""
+        return self._listens.wait(timeout)
+
+    def stop(self, patience: float) -> bool:
+        """Take no more calls, and end those at hand; False if the broker or a call keeps that from happening."""
+        if not self._listens.is_set():
+            return False
+        ended = threading.Event()
+
+        def end() -> None:
+            self._server.stop()
+            self._server.wait()
+            ended.set()
+
+        threading.Thread(target=end, name='rpc server ends', daemon=True).start()
+        return ended.wait(patience)
+
+    def _start(self) -> None:
+        try:
+            self._server.start()
+        except Exception:
+            LOG.exception('calls cannot be served')
+        else:
+            self._listens.set()
