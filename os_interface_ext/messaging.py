@@ -7,22 +7,32 @@ Transports are made from a configuration object of this project, with oslo.messa
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import logging
 import os
 import threading
+import warnings
 from typing import Any
 
-import oslo_messaging
 from oslo_config import cfg
 
 from os_interface_ext import exceptions
 
+with warnings.catch_warnings():
+    # It imports eventlet where that is installed, which warns of itself; nothing of it is used.
+    warnings.simplefilter('ignore')
+    import oslo_messaging
+    from oslo_messaging.rpc import server
+
 LOG = logging.getLogger(__name__)
 
 _RABBIT = 'oslo_messaging_rabbit'
+#: What oslo.messaging asks every configuration for, but registers on the global one alone.
+_GLOBAL = ('oslo_messaging_metrics', 'oslo_messaging_tracing')
 #: Other defaults than oslo.messaging's, for calls alone: a queue is gone with its consumer, so that it is known
-#: at once that nobody listens; and no answer waits long for somebody who has gone.
-_CALLS = {'amqp_auto_delete': 'true', 'kombu_missing_consumer_retry_timeout': '5'}
+#: at once that nobody listens; and a connection that the broker has closed is made anew within the time of a
+#: call. (kombu_missing_consumer_retry_timeout stays: after it the library answers a caller no more for minutes.)
+_CALLS = {'amqp_auto_delete': 'true', 'kombu_reconnect_delay': '0.2'}
 #: Sendings of a message: connections that a broker has closed show when they are used.
 _RETRIES = 1
 #: Calls of a process that may be on their way at a time.
@@ -36,11 +46,16 @@ def transport_url(conf: cfg.ConfigOpts) -> oslo_messaging.TransportURL:
 
     :raises ConfigurationError: it is not named, or wrongly
     """
+    for name in _GLOBAL:
+        # The options, and none of their values.
+        group = cfg.CONF._groups.get(name)
+        for option in list(group._opts.values()) if group else ():
+            conf.register_opt(option['opt'], group=name)
     try:
         url = oslo_messaging.TransportURL.parse(conf)
-    except oslo_messaging.InvalidTransportURL as error:
-        # The error's own text, without the URL: that holds a password.
-        raise _bad_url(str(error)) from error
+    except (oslo_messaging.InvalidTransportURL, ValueError):
+        # Not the error's own text: that may hold the URL, and so a password.
+        raise _bad_url('cannot be understood: write it as rabbit://user:password@host:5672/') from None
     if _is_default(conf, 'transport_url'):
         raise _bad_url('is not set: name the broker, such as rabbit://user:password@host:5672/')
     return url
@@ -67,11 +82,12 @@ class Bus:
         self._lock = threading.Lock()
         self._pid: int | None = None
         self._url = transport_url(conf)
-        self._make_transport()
+        self._transport = self._make_transport()
         self._choose_defaults()
 
-    def target(self, topic: str, server: str | None = None) -> oslo_messaging.Target:
-        return oslo_messaging.Target(exchange=self._exchange, topic=topic, server=server, version='1.0')
+    def target(self, topic: str, name: str | None = None) -> oslo_messaging.Target:
+        """All that serve a topic, for any of them to answer, or the one of a name."""
+        return oslo_messaging.Target(exchange=self._exchange, topic=topic, server=name, version='1.0')
 
     def call(
         self,
@@ -127,9 +143,13 @@ class Bus:
             raise exceptions.UnknownOutcome(operator=f'{where}: {type(error).__name__}: {error}') from error
 
     def serve(self, target: oslo_messaging.Target, endpoint: object) -> Serving:
-        """Have a target's calls answered by the methods of an endpoint, as soon as there is a broker."""
+        """Have a target's calls answered by the methods of an endpoint, as soon as there is a broker.
+
+        One of the methods is ``ping``, which does nothing.
+        """
         transport, _ = self._own()
-        return Serving(oslo_messaging.get_rpc_server(transport, target, [endpoint]))
+        rpc_server = oslo_messaging.get_rpc_server(transport, target, [endpoint], server_cls=_Server)
+        return Serving(rpc_server, oslo_messaging.get_rpc_client(transport, target, retry=0))
 
     # ------------------------------------------------------------------ the transport
 
@@ -138,7 +158,8 @@ class Bus:
         if self._pid != os.getpid():
             with self._lock:
                 if self._pid != os.getpid():
-                    self._transport = self._make_transport()
+                    # That of a parent is kept: its end would close the connections, which the parent has, too.
+                    self._inherited, self._transport = self._transport, self._make_transport()
                     self._calls = threading.Semaphore(_CALLS_AT_ONCE)
                     self._pid = os.getpid()
         return self._transport, self._calls
@@ -164,11 +185,38 @@ class Bus:
                 self._url.query.setdefault(name, value)
 
 
+class _Server(server.RPCServer):
+    """Knows how many calls are at hand, until they are answered."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._changed = threading.Condition()
+        self._at_hand = 0
+
+    def _on_incoming(self, incoming: Any) -> None:
+        with self._changed:
+            self._at_hand += 1
+        super()._on_incoming(incoming)
+
+    def _process_incoming(self, incoming: Any) -> None:
+        try:
+            super()._process_incoming(incoming)
+        finally:
+            with self._changed:
+                self._at_hand -= 1
+                self._changed.notify_all()
+
+    def wait_until_idle(self, timeout: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._at_hand, timeout)
+
+
 class Serving:
     """A server that runs, or will as soon as there is a broker."""
 
-    def __init__(self, server: oslo_messaging.MessageHandlingServer) -> None:
-        self._server = server
+    def __init__(self, rpc_server: _Server, own_client: oslo_messaging.RPCClient) -> None:
+        self._server = rpc_server
+        self._own_client = own_client
         self._listens = threading.Event()
         threading.Thread(target=self._start, name='rpc server', daemon=True).start()
 
@@ -177,18 +225,21 @@ class Serving:
         return self._listens.wait(timeout)
 
     def stop(self, patience: float) -> bool:
-        """Take no more calls, and end those at hand; False if the broker or a call keeps that from happening."""
-        if not self._listens.is_set():
-            return False
-        ended = threading.Event()
+        """Take no more calls, and end those at hand; whether they have ended by then."""
+        if self._listens.is_set():
+            for work in (self._end, self._wake):
+                threading.Thread(target=work, name='rpc server ends', daemon=True).start()
+        return self._server.wait_until_idle(patience)
 
-        def end() -> None:
-            self._server.stop()
-            self._server.wait()
-            ended.set()
+    def _end(self) -> None:
+        self._server.stop()
+        # What has been sent to it and not been begun is another one's.
+        self._server.listener.cleanup()
 
-        threading.Thread(target=end, name='rpc server ends', daemon=True).start()
-        return ended.wait(patience)
+    def _wake(self) -> None:
+        """The library's listener looks only every few seconds whether it is to end, and after each message."""
+        with contextlib.suppress(Exception):
+            self._own_client.cast({}, 'ping')
 
     def _start(self) -> None:
         try:

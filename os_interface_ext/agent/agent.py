@@ -174,9 +174,10 @@ class Agent:
         try:
             left = self._left(deadline)
             seen = self._seen.get(order.port_id)
-            if left <= 0.0 or seen is None or not (_follows(order, seen.order) or order == seen.order):
+            if left <= 0.0 or seen is None or not _is_next(order, seen):
                 asked = time.monotonic()
-                left = self._orders.time_left(order, self._host) - (time.monotonic() - asked)
+                granted = self._orders.time_left(order, self._host) - (time.monotonic() - asked)
+                left = min(left, granted) if left > 0.0 else granted
                 if left <= 0.0:
                     LOG.warning('refused, for it holds no more: %s', order)
                     raise exceptions.DeadlinePassed(operator=f'the {order.direction} of this record holds no more')
@@ -195,6 +196,11 @@ class Agent:
         self._seen.move_to_end(order.port_id)
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
+
+
+def _is_next(order: Order, seen: _Seen) -> bool:
+    """Whether an order is the one at hand, or a later one."""
+    return _follows(order, seen.order) or (order == seen.order and not seen.is_done)
 
 
 def _follows(order: Order, seen: Order) -> bool:

@@ -21,8 +21,10 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds from one try to report to the next.
 _REPORT_AGAIN = 5.0
+#: NICs that are reported at a time.
+_PAGE = 20
 #: Seconds that the end waits for an answer to be sent, beyond the time that an order has.
-_LAST_ANSWER = 3.0
+_LAST_ANSWER = 2.0
 
 
 class Service:
@@ -47,10 +49,14 @@ class Service:
         self._serving = self._bus.serve(target, Endpoint(self._agent))
         threading.Thread(target=self._report, name='report', daemon=True).start()
 
+    def wait(self, timeout: float) -> bool:
+        """Whether it takes orders by then."""
+        return self._serving is not None and self._serving.wait(timeout)
+
     def stop(self) -> bool:
-        """Take no more orders, and finish those at hand; False if the broker does not let it end in time."""
+        """Take no more orders, and finish those at hand; False if they, or their answers, take too long."""
         self._stop.set()
-        return self._serving is not None and self._serving.stop(self._conf.timeout + _LAST_ANSWER)
+        return self._serving is None or self._serving.stop(self._conf.timeout + _LAST_ANSWER)
 
     def _report(self) -> None:
         assert self._serving is not None
@@ -99,7 +105,12 @@ class RemoteOrders:
 
     def review(self, host: str, nics: Iterable[tuple[str, str]]) -> list[tuple[base.Server, base.Order]]:
         """See :meth:`os_interface_ext.drivers.base.Orders.review`."""
-        forms = self._ask('review', self._conf.timeout, host=host, nics=[list(pair) for pair in nics])
+        pairs = [list(pair) for pair in nics]
+        forms: list[Any] = []
+        # The server of each is looked up there, which takes its time.
+        for begin in range(0, len(pairs), _PAGE):
+            page = pairs[begin : begin + _PAGE]
+            forms += self._ask('review', self._conf.timeout, host=host, nics=page)
         return [(messages.load_server(server), messages.load_order(order)) for server, order in forms]
 
     def _ask(self, method: str, timeout: float, **arguments: Any) -> Any:

@@ -56,10 +56,10 @@ def _run(options: argparse.Namespace) -> int:
     os.read(reading, 1)
     LOG.info('ending')
     if not service.stop():
-        # Threads of the library that wait for the broker would keep the process alive.
-        logging.shutdown()
-        os._exit(0)
-    return 0
+        LOG.warning('an order could not be finished or answered; it is settled by whoever sent it')
+    # Threads of the library that wait for the broker would keep the process alive.
+    logging.shutdown()
+    os._exit(0)
 
 
 def _on_signals(action: Callable[[], Any]) -> None:

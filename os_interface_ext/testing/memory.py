@@ -278,6 +278,10 @@ class MemoryCloud(base.ServerDriver, base.NetworkDriver, base.VIFDriver):
         with self._request():
             return set(self._nics[server.id])
 
+    def find_plugged(self, ctxt: RequestContext) -> set[tuple[str, str]]:
+        with self._request():
+            return {(server_id, port_id) for server_id, nics in self._nics.items() for port_id in nics}
+
     # ------------------------------------------------------------------ inside, under the lock
 
     @contextlib.contextmanager

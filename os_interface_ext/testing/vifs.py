@@ -275,6 +275,19 @@ class VIFDriverContract:
         with pytest.raises(exceptions.NotSupported):
             backend.plugged()
 
+    def test_find_plugged_tells_the_nics_of_all_servers(self, backend: VIFBackend) -> None:
+        contract.need_override(backend.driver, base.VIFDriver, 'find_plugged')
+        _need_side_effects(backend)
+        before = set(backend.driver.find_plugged(backend.context(backend.server)))
+        port, other = backend.make_port(backend.server), backend.make_port(backend.other_server)
+        plug_data = backend.plug(port)
+        backend.plug(other, backend.other_server)
+        both = {(backend.server.id, port.id), (backend.other_server.id, other.id)}
+        assert set(backend.driver.find_plugged(backend.context(backend.server))) - before == both
+        backend.unplug(port.id, plug_data)
+        left = set(backend.driver.find_plugged(backend.context(backend.server))) - before
+        assert left == {(backend.other_server.id, other.id)}
+
     # -------------------------------------------------------------- capabilities
 
     def test_capabilities_are_asked_without_a_side_effect(self, backend: VIFBackend) -> None:

@@ -51,7 +51,12 @@ class Proxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        server = socket.create_connection(('127.0.0.1', self._target))
+        try:
+            server = socket.create_connection(('127.0.0.1', self._target))
+        except OSError:
+            # A client of a server that is down.
+            _end(client)
+            return
         self._open.append(server)
         losing = threading.Event()
         threading.Thread(target=self._answer, args=(client, server, losing), daemon=True).start()

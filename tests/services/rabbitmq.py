@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import glob
 import os
 import pathlib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from . import databases, processes
 
@@ -44,15 +50,17 @@ def epmd(place: Place) -> processes.Daemon:
     )
 
 
-def broker(place: Place) -> processes.Daemon:
+def broker(place: Place, settings: Mapping[str, object] | None = None) -> processes.Daemon:
     """The node itself, which wants its epmd.
 
+    :param settings: more lines of its rabbitmq.conf
     :raises databases.Unobtainable: the machine has none, and it cannot be installed
     """
     ports, state = place.ports, place.state
     state.mkdir(parents=True, exist_ok=True)
     (state / 'plugins').write_text('[].\n')
-    (state / 'rabbitmq.conf').write_text('loopback_users = none\nlog.file.level = warning\n')
+    values = {'loopback_users': 'none', 'log.file.level': 'warning', **(settings or {})}
+    (state / 'rabbitmq.conf').write_text(''.join(f'{name} = {value}\n' for name, value in values.items()))
     # Not the one of the search path: for root that changes to another user.
     scripts = sorted(glob.glob('/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server'))
     return processes.Daemon(
@@ -81,17 +89,28 @@ def broker(place: Place) -> processes.Daemon:
 
 
 class RabbitMQ:
-    """A node that can be stopped and started."""
+    """A node that can be stopped and started; with a second listener for TLS.
+
+    ``ca_file`` is who vouches for its certificate, which is for localhost.
+    """
 
     def __init__(self, logs: pathlib.Path) -> None:
         folder = pathlib.Path(tempfile.mkdtemp(prefix='osif-rabbitmq-'))
         self._guard = processes.Guard(folder)
-        ports = processes.free_ports(LISTENERS)
+        ports = processes.free_ports([*LISTENERS, 'tls'])
+        self.ca_file = folder / 'ca.pem'
+        settings = {
+            'listeners.ssl.default': f'127.0.0.1:{ports["tls"]}',
+            'ssl_options.cacertfile': self.ca_file,
+            'ssl_options.certfile': folder / 'certificate.pem',
+            'ssl_options.keyfile': folder / 'key.pem',
+        }
+        write_certificate(folder)
         kept = {name: value for name, value in os.environ.items() if not name.startswith('RABBITMQ_')}
         place = Place(folder, logs, ports, self._guard, kept)
         try:
-            self._epmd, self._broker = epmd(place), broker(place)
-            self.port = ports['rabbitmq']
+            self._epmd, self._broker = epmd(place), broker(place, settings)
+            self.port, self.tls_port = ports['rabbitmq'], ports['tls']
             self._epmd.start()
             self._broker.start()
         except BaseException:
@@ -120,6 +139,26 @@ class RabbitMQ:
             if daemon is not None:
                 daemon.kill()
         self._guard.close()
+
+
+def write_certificate(folder: pathlib.Path) -> None:
+    """One for localhost, which vouches for itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, 'localhost')])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName('localhost')]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / 'key.pem').write_bytes(key.private_bytes(pem, *private))
+    for file in ('certificate.pem', 'ca.pem'):
+        (folder / file).write_bytes(certificate.public_bytes(pem))
 
 
 def url(port: int) -> str:

@@ -652,6 +652,12 @@ class DeniesItsSideEffects(memory.MemoryCloud):
     has_side_effects = False
 
 
+@Sabotage.found_by('vifs.test_find_plugged_tells_the_nics_of_all_servers')
+class MixesUpWhoseNicsItFinds(memory.MemoryCloud):
+    def find_plugged(self, ctxt):
+        return {(port_id, server_id) for server_id, port_id in super().find_plugged(ctxt)}
+
+
 @Sabotage.found_by('vifs.test_capabilities_are_asked_without_a_side_effect')
 class PlugsToLearn(memory.MemoryCloud):
     def capabilities(self, ctxt, server):

@@ -587,3 +587,41 @@ def test_capabilities_are_asked_before_any_side_effect(setting: Setting, manager
     with pytest.raises(exceptions.NotSupported):
         manager.detach(CTXT, setting.server, boot.id)
     assert setting.records() == []
+
+
+def _away(*args: object) -> frozenset[str]:
+    raise exceptions.Unavailable(operator='the host does not answer')
+
+
+def test_an_attach_is_not_begun_where_nobody_answers(setting: Setting, manager: Manager) -> None:
+    setting.cloud.capabilities = _away  # type: ignore[method-assign,assignment]
+    port = setting.free_port()
+    for request in (by_port(port), AttachRequest(network_id=setting.network_id)):
+        with pytest.raises(exceptions.Unavailable):
+            manager.attach(CTXT, setting.server, request)
+    setting.nothing_left(port)
+
+
+def test_a_detach_is_accepted_where_nobody_answers(setting: Setting, manager: Manager) -> None:
+    port_id = manager.attach(CTXT, setting.server, by_port(setting.free_port())).port_id
+    setting.cloud.capabilities = _away  # type: ignore[method-assign,assignment]
+    setting.cloud.hooks['before unplug'] = _away
+    manager.detach(CTXT, setting.server, port_id)
+    (record,) = setting.records()
+    assert (record.state, record.reason) == (State.UNPLUGGING, Reason.DETACH)
+    manager.detach(CTXT, setting.server, port_id)
+    assert setting.records() == []
+
+
+def test_a_fence_names_its_record(setting: Setting, manager: Manager) -> None:
+    fences = []
+    real = setting.cloud.plug
+
+    def plug(ctxt: Any, server: Any, port: Any, fence: Any) -> Any:
+        fences.append(fence)
+        return real(ctxt, server, port, fence)
+
+    setting.cloud.plug = plug  # type: ignore[method-assign]
+    manager.attach(CTXT, setting.server, AttachRequest(network_id=setting.network_id))
+    (record,) = setting.records()
+    assert [(fence.record, fence.generation) for fence in fences] == [(record.id, record.generation)]

@@ -267,6 +267,9 @@ class _OrdersEndpoint:
     def __init__(self, orders: base.Orders) -> None:
         self._orders = orders
 
+    def ping(self, _context: dict[str, Any]) -> dict[str, Any]:
+        return messages.answer(lambda: None)
+
     def time_left(self, _context: dict[str, Any], order: dict[str, Any], host: str) -> dict[str, Any]:
         return messages.answer(lambda: self._orders.time_left(messages.load_order(order), host))
 

@@ -54,6 +54,18 @@ def remove(name: str) -> None:
         _ip('netns', 'del', name)
 
 
+def set_up(name: str, interface: str) -> None:
+    _ip('-n', name, 'link', 'set', interface, 'up')
+
+
+@contextlib.contextmanager
+def stranger(name: str, interface: str) -> Iterator[None]:
+    """A veth pair of somebody else's for the time of a block."""
+    _ip('-n', name, 'link', 'add', interface, 'type', 'veth', 'peer', 'name', f'{interface}p')
+    yield
+    _ip('-n', name, 'link', 'del', interface)
+
+
 def links(name: str) -> list[dict[str, Any]]:
     """All but those that every namespace has."""
     found = json.loads(_ip('-n', name, '-d', '-j', 'address', 'show'))

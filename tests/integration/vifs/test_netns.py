@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -483,7 +483,8 @@ def test_one_port_by_many_threads(machine: Machine) -> None:
 # ---------------------------------------------------------------------- through the API
 
 
-def inventory(machine: Machine) -> dict[str, Any]:
+def inventory(servers: Iterable[base.Server]) -> dict[str, Any]:
+    """What the embedded cloud has, with these servers."""
     return {
         'callers': [
             {'token': TOKEN, 'user_id': 'user', 'project_id': PROJECT, 'roles': ['member', 'reader']},
@@ -501,8 +502,8 @@ def inventory(machine: Machine) -> dict[str, Any]:
             }
         ],
         'servers': [
-            {'id': server.id, 'name': server.name or 'web', 'project_id': PROJECT, 'host': 'host-1'}
-            for server in machine.servers
+            {'id': server.id, 'name': server.name or 'web', 'project_id': PROJECT, 'host': server.host}
+            for server in servers
         ],
     }
 
@@ -519,7 +520,7 @@ def call(machine: Machine, tmp_path: pathlib.Path) -> Iterator[Call]:
     database = Database.of(conf)
     schema.upgrade(database)
     with database.write() as connection:
-        loader.load(connection, loader.parse(json.dumps(inventory(machine)), 'inventory'))
+        loader.load(connection, loader.parse(json.dumps(inventory(machine.servers)), 'inventory'))
     application = webtest.TestApp(standalone.create(conf))
 
     def request(method: str, server: base.Server, port_id: str = '', body: Any = None, status: int = 200) -> Any:
@@ -576,7 +577,7 @@ def _reach_each_other(
 
 
 def test_with_serve(machine: Machine, start: Start, tmp_path: pathlib.Path) -> None:
-    (tmp_path / 'inventory.yaml').write_text(json.dumps(inventory(machine)))
+    (tmp_path / 'inventory.yaml').write_text(json.dumps(inventory(machine.servers)))
     options = (f'{name} = {value}' for name, value in machine.options.items())
     lines = ['[os_interface]', 'vif_driver = netns', '[netns]', *options]
     (tmp_path / 'osif.conf').write_text('\n'.join(lines))

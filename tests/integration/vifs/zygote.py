@@ -57,10 +57,12 @@ def watched(place: crash.Place, faults: Faults) -> deploy.Parts:
 def watch(faults: Faults) -> None:
     """Make points of the requests to the kernel, for as long as this process lives."""
     for name, real in REQUESTS.items():
-        setattr(links.Links, name, _passing(name, real, faults))
+        setattr(links.Links, name, passing(name, real, faults))
 
 
-def _passing(name: str, real: Callable[..., Any], faults: Faults) -> Any:
+def passing(name: str, real: Callable[..., Any], faults: Faults) -> Any:
+    """A method with a point before and after it."""
+
     @functools.wraps(real)
     def method(*args: Any, **kwargs: Any) -> Any:
         faults.at(f'before {name}')
