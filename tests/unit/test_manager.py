@@ -613,15 +613,23 @@ def test_a_detach_is_accepted_where_nobody_answers(setting: Setting, manager: Ma
     assert setting.records() == []
 
 
-def test_a_fence_names_its_record(setting: Setting, manager: Manager) -> None:
-    fences = []
+def test_a_fence_names_its_record_which_tells_the_time_that_is_left(setting: Setting, manager: Manager) -> None:
+    fences, left = [], []
     real = setting.cloud.plug
+
+    def time_left() -> float:
+        (record,) = setting.records()
+        return setting.store.time_left(record)
 
     def plug(ctxt: Any, server: Any, port: Any, fence: Any) -> Any:
         fences.append(fence)
+        left.append(time_left())
         return real(ctxt, server, port, fence)
 
     setting.cloud.plug = plug  # type: ignore[method-assign]
     manager.attach(CTXT, setting.server, AttachRequest(network_id=setting.network_id))
     (record,) = setting.records()
     assert [(fence.record, fence.generation) for fence in fences] == [(record.id, record.generation)]
+    # By the database's clock: half of the lease. Whoever holds a record no more has none.
+    assert 10.0 < left[0] <= 15.0
+    assert time_left() == 0.0
