@@ -40,7 +40,7 @@ pytestmark = pytest.mark.service
 
 CYCLES = 20
 #: What may be answered to a POST and to a DELETE while things fail.
-ATTACH = {200, 409, 503}
+ATTACH = {200, 503}
 DETACH = {202, 404}
 
 
