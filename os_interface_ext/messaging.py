@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import logging
 import os
 import threading
 import warnings
@@ -17,6 +16,7 @@ from typing import Any
 from oslo_config import cfg
 
 from os_interface_ext import exceptions
+from os_interface_ext.observability import logs
 
 with warnings.catch_warnings():
     # It imports eventlet where that is installed, which warns of itself; nothing of it is used.
@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     import oslo_messaging
     from oslo_messaging.rpc import server
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 _RABBIT = 'oslo_messaging_rabbit'
 #: What oslo.messaging asks every configuration for, but registers on the global one alone.

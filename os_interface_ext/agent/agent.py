@@ -11,7 +11,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import logging
 import threading
 import time
 import uuid
@@ -23,8 +22,9 @@ from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.base import Direction, Order
 from os_interface_ext.drivers.vifs.messages import Moment
+from os_interface_ext.observability import logs
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 #: Ports that are remembered; of one that is forgotten the records are asked.
 _REMEMBERED = 10_000
@@ -152,8 +152,9 @@ class Agent:
     def _carry_out(
         self, ctxt: RequestContext, order: Order, deadline: Moment | None, work: Callable[[base.Fence], Any]
     ) -> Any:
-        with self._turn(order, deadline) as fence:
-            what = f'{ctxt.request_id}: {order.direction} of port {order.port_id}, server {order.server_id}'
+        about = logs.about(request_id=ctxt.request_id, server_id=order.server_id, port_id=order.port_id)
+        with about, self._turn(order, deadline) as fence:
+            what = f'{order.direction} of port {order.port_id}'
             LOG.info('%s (record %s, generation %s)', what, order.record, order.generation)
             try:
                 answer = work(fence)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -16,8 +15,9 @@ from os_interface_ext.drivers import base, loader
 from os_interface_ext.drivers.vifs import messages
 from os_interface_ext.drivers.vifs.messages import Moment
 from os_interface_ext.drivers.vifs.rpc import RpcVIFDriver
+from os_interface_ext.observability import logs
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 #: Seconds from one try to report to the next.
 _REPORT_AGAIN = 5.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable
 
 from os_interface_ext import context, exceptions
@@ -12,8 +11,9 @@ from os_interface_ext.attachments.store import PortTaken, Record, Store
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.base import Direction, Order
+from os_interface_ext.observability import logs
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 #: Seconds for which an order to take out what a server has left on another host may be carried out: it has
 #: no holder whose time could run out.

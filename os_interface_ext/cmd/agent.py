@@ -12,9 +12,10 @@ from typing import Any
 
 import os_interface_ext
 from os_interface_ext.cmd import shell
+from os_interface_ext.observability import logs
 
 # Not __name__, which is __main__ when run as a module.
-LOG = logging.getLogger('os_interface_ext.cmd.agent')
+LOG = logs.get('os_interface_ext.cmd.agent')
 
 _PROG = 'os-interface-ext-agent'
 _FILE = '/etc/os-interface-ext/agent.conf'
@@ -39,17 +40,19 @@ def _parser() -> shell.Parser:
         metavar='FILE',
         help=f'an ini file of the options, may be repeated (default: {_FILE})',
     )
+    shell.add_log_json(parser)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.WARNING, format='%(asctime)s %(levelname)s %(name)s: %(message)s')
-    logging.getLogger(os_interface_ext.__name__).setLevel(logging.INFO)
     _on_signals(lambda: sys.exit(0))
     from os_interface_ext import conf as config
     from os_interface_ext.agent.service import Service
 
-    service = Service(config.new(options.config_file or [_FILE]))
+    files = options.config_file or [_FILE]
+    conf = config.new(files)
+    logs.setup(files, json=options.log_json, level=logging.INFO)
+    service = Service(conf)
     reading, writing = os.pipe()
     _on_signals(lambda: os.write(writing, b'.'))
     service.start()

@@ -22,7 +22,7 @@ ALLOWED = {
     'paths': {'exceptions'},
     'conf': {'exceptions'},
     'policies': {'conf', 'exceptions', 'context'},
-    'messaging': {'exceptions'},
+    'messaging': {'exceptions', 'observability.logs'},
     'drivers': {'conf', 'exceptions', 'context', 'db', 'inventory', 'messaging', 'observability.logs'},
     'db': {'exceptions'},
     'inventory': {'db', 'exceptions', 'context'},

@@ -6,7 +6,6 @@ Every argument and answer is of JSON's types. Nothing of the caller but the requ
 from __future__ import annotations
 
 import dataclasses
-import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +15,9 @@ from oslo_config import cfg
 from os_interface_ext import context, exceptions
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
+from os_interface_ext.observability import logs
 
-LOG = logging.getLogger(__name__)
+LOG = logs.get(__name__)
 
 GROUP = 'rpc'
 OPTS = [
