@@ -143,6 +143,9 @@ class ServerNotReady(DriverError):
     """The server is on no host, so that nothing can be plugged into it."""
 
     code = 409
+    error_code = 'server_not_ready'
+    cause = 'The server is on no host, so that there is nothing to plug the interface into.'
+    cure = 'Try again when the server has been scheduled to a host.'
 
     def __init__(self, server_id: str, *, operator: str | None = None) -> None:
         super().__init__(

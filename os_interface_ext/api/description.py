@@ -113,6 +113,7 @@ _CHANGING: tuple[Error, ...] = (
     exceptions.DeadlinePassed,
     exceptions.Busy,
     exceptions.LostHold,
+    exceptions.ServerNotReady,
 )
 
 
