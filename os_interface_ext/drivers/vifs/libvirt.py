@@ -179,6 +179,19 @@ class LibvirtVIFDriver(base.VIFDriver):
         domain = self._look(server)
         return domain.port_ids() if domain is not None else set()
 
+    def find_plugged(self, ctxt: RequestContext) -> set[tuple[str, str]]:
+        """Of all domains, those that do not run too."""
+
+        def work(connection: libvirt.virConnect) -> set[tuple[str, str]]:
+            server_ids = [domain.UUIDString() for domain in connection.listAllDomains()]
+            domains = [(server_id, _look(connection, server_id)) for server_id in server_ids]
+            return {(server_id, port_id) for server_id, one in domains if one for port_id in one.port_ids()}
+
+        try:
+            return self._libvirt.read(work)
+        except libvirt.libvirtError as error:
+            raise exceptions.Unavailable(operator=f'the domains: {error}') from error
+
     # ------------------------------------------------------------------ within
 
     def _pause(self, begun: float, is_told: bool) -> float:

@@ -157,14 +157,26 @@ class OVSVIFDriver(base.VIFDriver):
 
         :raises Unavailable: ovsdb-server does not answer
         """
-        where = [['external_ids', 'includes', _map({'vm-uuid': server.id, _KEY: _COMPLETE})]]
+        found = self._external_ids({'vm-uuid': server.id, _KEY: _COMPLETE})
+        return {ids['iface-id'] for ids in found if 'iface-id' in ids}
+
+    def find_plugged(self, ctxt: RequestContext) -> set[tuple[str, str]]:
+        """Those that are half made too.
+
+        :raises Unavailable: ovsdb-server does not answer
+        """
+        found = self._external_ids({_KEY: _COMPLETE}, {_KEY: _BEGUN})
+        return {(ids['vm-uuid'], ids['iface-id']) for ids in found if {'vm-uuid', 'iface-id'} <= ids.keys()}
+
+    def _external_ids(self, *wanted: dict[str, str]) -> list[dict[str, str]]:
+        """The external ids of all interfaces that have any of these among them."""
+        looks = [_select('Interface', [['external_ids', 'includes', _map(ids)]], 'external_ids') for ids in wanted]
         try:
             with _Database(self._conf.ovsdb_connection, self._conf.timeout) as database:
-                (rows,) = database.transact(_select('Interface', where, 'external_ids'))
+                answers = database.transact(*looks)
         except (OSError, _Refused) as error:
             raise exceptions.Unavailable(operator=f'ovsdb-server: {error}') from error
-        found = (_pairs(row['external_ids']) for row in rows)
-        return {ids['iface-id'] for ids in found if 'iface-id' in ids}
+        return [_pairs(row['external_ids']) for rows in answers for row in rows]
 
     def _apart(self, nic: _Nic, fence: base.Fence, work: Callable[[_World], T]) -> T:
         """Do it in a thread of its own, to its end.
