@@ -62,6 +62,7 @@ class Unavailable(DriverError):
     """The backend did not answer, and nothing happened: the call may be made again.
 
     :param retry_after: seconds after which it is worth trying again
+    :param operator_cure: what the operator can do about it, where that is known
     """
 
     code = 503
@@ -71,9 +72,17 @@ class Unavailable(DriverError):
 
     default = 'A backend of this service does not answer at the moment. Try again later.'
 
-    def __init__(self, message: str | None = None, *, operator: str | None = None, retry_after: int = 5) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        operator: str | None = None,
+        retry_after: int = 5,
+        operator_cure: str = '',
+    ) -> None:
         super().__init__(message, operator=operator)
         self.retry_after = retry_after
+        self.operator_cure = operator_cure
 
 
 class UnknownOutcome(Unavailable):

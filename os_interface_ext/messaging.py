@@ -142,6 +142,21 @@ class Bus:
         except Exception as error:
             raise exceptions.UnknownOutcome(operator=f'{where}: {type(error).__name__}: {error}') from error
 
+    def check(self, target: oslo_messaging.Target, timeout: float) -> None:
+        """Return if the broker takes a call, be there somebody to answer it or not.
+
+        :raises Unavailable:
+        """
+        try:
+            self.call(target, {}, 'ping', timeout)
+        except exceptions.Unavailable as error:
+            if not isinstance(error.__cause__, oslo_messaging.MessageUndeliverable):
+                raise exceptions.Unavailable(
+                    operator=f'the message broker: {error.operator}',
+                    operator_cure='start RabbitMQ, or correct host, port, user and password in [DEFAULT] '
+                    'transport_url',
+                ) from error
+
     def serve(self, target: oslo_messaging.Target, endpoint: object) -> Serving:
         """Have a target's calls answered by the methods of an endpoint, as soon as there is a broker.
 

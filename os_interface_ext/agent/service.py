@@ -11,6 +11,7 @@ from oslo_config import cfg
 
 from os_interface_ext import context, exceptions, messaging
 from os_interface_ext.agent.agent import Agent
+from os_interface_ext.conf import rpc as options
 from os_interface_ext.drivers import base, loader
 from os_interface_ext.drivers.vifs import messages
 from os_interface_ext.drivers.vifs.messages import Moment
@@ -34,7 +35,8 @@ class Service:
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        self._conf = messages.register_opts(conf)
+        options.register_opts(conf)
+        self._conf = conf[options.GROUP.name]
         self.host: str = self._conf.host
         self._bus = messaging.Bus(conf, self._conf.topic)
         self._agent = Agent(

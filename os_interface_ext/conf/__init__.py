@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from oslo_config import cfg
@@ -46,7 +47,16 @@ def new(files: Sequence[str] | None = None, **overrides: dict[str, object]) -> C
     :param overrides: ``group={option: value}``, stronger than the files
     :raises ConfigurationError: a file is missing or broken, a value is bad
     """
-    files = files_of(files)
+    conf = read(files_of(files), **overrides)
+    check(conf)
+    return conf
+
+
+def read(files: Sequence[str], **overrides: dict[str, object]) -> Config:
+    """A configuration whose values may be bad.
+
+    :raises ConfigurationError: a file is broken
+    """
     conf = Config()
     for group in _GROUPS:
         group.register_opts(conf)
@@ -55,16 +65,19 @@ def new(files: Sequence[str] | None = None, **overrides: dict[str, object]) -> C
             args=[],
             project='os-interface-ext',
             prog='os-interface-ext',
-            default_config_files=files,
+            default_config_files=list(files),
             default_config_dirs=[],
             use_env=False,
         )
+    except cfg.ConfigFileParseError as error:
+        # Without the line itself: there may stand a secret.
+        told = re.sub(r'(:\d+, [^:]*):.*', r'\1', _one_line(error))
+        raise exceptions.ConfigurationError(f'configuration: {told}: correct that line') from error
     except cfg.Error as error:
         raise exceptions.ConfigurationError(f'configuration: {_one_line(error)}') from error
     for group_name, options in overrides.items():
         for option, value in options.items():
             conf.set_override(option, value, group=group_name)
-    check(conf)
     return conf
 
 
@@ -89,18 +102,38 @@ def check(conf: cfg.ConfigOpts) -> None:
 
     :raises ConfigurationError:
     """
-    for group in (None, *conf._groups.values()):
-        section = conf if group is None else conf[group.name]
-        for known in list((conf if group is None else group)._opts.values()):
-            option = known['opt']
-            try:
-                if section[option.dest] is None and option.required:
-                    raise cfg.RequiredOptError(option.name, group)
-            except cfg.ConfigFileValueError as error:
-                where = f'[{group.name if group else "DEFAULT"}] {option.name}'
-                raise exceptions.ConfigurationError(f'option {where}: {_one_line(error)}') from error
-            except cfg.Error as error:
-                raise exceptions.ConfigurationError(f'configuration: {_one_line(error)}') from error
+    for problem in problems(conf):
+        raise problem
+
+
+def problems(conf: cfg.ConfigOpts) -> Iterator[exceptions.ConfigurationError]:
+    """What is wrong with the values of all registered options."""
+    for group, option in options(conf):
+        section = conf if group is None else conf[group]
+        try:
+            if section[option.dest] is None and option.required:
+                raise cfg.RequiredOptError(option.name, group and cfg.OptGroup(group))
+        except cfg.ConfigFileValueError as error:
+            what = 'its value is not valid' if option.secret else _one_line(error)
+            yield _problem(f'option [{group or "DEFAULT"}] {option.name}: {what}', error)
+        except cfg.Error as error:
+            yield _problem(f'configuration: {_one_line(error)}', error)
+
+
+def options(conf: cfg.ConfigOpts) -> Iterator[tuple[str | None, cfg.Opt]]:
+    """All registered options with the names of their groups; that of ``[DEFAULT]`` is None."""
+    # oslo.config has no other way to tell them.
+    for known in list(conf._opts.values()):
+        yield None, known['opt']
+    for group in list(conf._groups.values()):
+        for known in list(group._opts.values()):
+            yield group.name, known['opt']
+
+
+def _problem(text: str, cause: Exception) -> exceptions.ConfigurationError:
+    error = exceptions.ConfigurationError(text)
+    error.__cause__ = cause
+    return error
 
 
 def _one_line(error: Exception) -> str:

@@ -21,9 +21,12 @@ OPTS = [
     cfg.StrOpt(
         'auth_strategy',
         default='keystone',
-        choices=['keystone', 'static_tokens'],
+        choices=[
+            ('keystone', 'keystonemiddleware, with the options of [keystone_authtoken]'),
+            ('static_tokens', 'the callers of the embedded inventory, for development'),
+        ],
         help='Who tells who asks, where os_interface_ext.wsgi.api:application is served: the composite of '
-        'api-paste.ini with this name. static_tokens is for development.',
+        'api-paste.ini with this name.',
     ),
     cfg.StrOpt(
         'paste_config',

@@ -60,8 +60,10 @@ class Database:
 
     @property
     def url(self) -> str:
-        """The URL without its password."""
-        return sa.make_url(self._conf.connection).render_as_string(hide_password=True)
+        """The URL without its passwords: drivers take some in the query, too."""
+        url = sa.make_url(self._conf.connection)
+        hidden = {name: 'hidden' for name in url.query if 'password' in name.lower()}
+        return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
     @property
     def engine(self) -> sa.Engine:

@@ -25,35 +25,14 @@ import libvirt
 from oslo_config import cfg
 
 from os_interface_ext import exceptions
+from os_interface_ext.conf import libvirt as options
 from os_interface_ext.drivers import base
 
 LOG = logging.getLogger(__name__)
 
 T = TypeVar('T')
 
-GROUP = 'libvirt'
-OPTS = [
-    cfg.StrOpt(
-        'uri',
-        default='qemu:///system',
-        help='The connection URI of the libvirt whose domains are the servers.',
-    ),
-    cfg.FloatOpt(
-        'call_timeout',
-        default=10.0,
-        min=0.1,
-        help='Seconds for which the answer to one call is waited for. It has to stay below half of [attachments] '
-        'lease: a call that is begun at the last moment must be over before somebody else goes on with the '
-        'record.',
-    ),
-    cfg.BoolOpt(
-        'event_loop',
-        help="Whether a thread runs libvirt's event loop: then the end of an unplug is told at once, and a "
-        'libvirtd that stands still is noticed by its keepalive messages. A process has one loop for all that use '
-        'libvirt in it. Unset: in the processes of this project alone. True: in a host too, which must then use '
-        'libvirt for nothing else, and not be monkey-patched by eventlet. False: nowhere.',
-    ),
-]
+GROUP = options.GROUP.name
 
 #: Calls that a process has under way: more would only pile up behind a libvirtd that does not answer.
 _CALLS = 32
@@ -90,11 +69,11 @@ class Libvirt:
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        conf.register_opts(OPTS, group=GROUP)
-        options = conf[GROUP]
-        self._uri: str = options.uri
-        self._timeout: float = options.call_timeout
-        wanted = options.event_loop
+        options.register_opts(conf)
+        group = conf[GROUP]
+        self._uri: str = group.uri
+        self._timeout: float = group.call_timeout
+        wanted = group.event_loop
         self._with_loop: bool = getattr(conf, 'is_own_process', False) if wanted is None else wanted
         self._check(conf)
         self._session: _Session | None = None
@@ -175,7 +154,8 @@ class Libvirt:
             raise self._refusal(kind, error.cause) from error.cause
 
     def _refusal(self, kind: type[exceptions.Unavailable], cause: Exception | str) -> exceptions.Unavailable:
-        return kind(operator=f'[{GROUP}] {self._uri}: {cause}')
+        cure = f'start libvirtd, or correct [{GROUP}] uri; let this user into its group (libvirt)'
+        return kind(operator=f'[{GROUP}] {self._uri}: {cause}', operator_cure=cure)
 
     def _call(self, work: Callable[[libvirt.virConnect, Callable[[], None]], T], attempt: _Attempt) -> T:
         """:raises _Broken: on the way to libvirtd, or back"""

@@ -16,6 +16,7 @@ from keystoneauth1.session import TCPKeepAliveAdapter
 from oslo_config import cfg
 
 from os_interface_ext import exceptions
+from os_interface_ext.conf import openstack
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers.base import Fence
 from os_interface_ext.observability import logs
@@ -29,35 +30,6 @@ _FAILURES = (
     urllib3.exceptions.HTTPError,
     OSError,
 )
-
-OPTS = [
-    cfg.FloatOpt(
-        'connect_timeout',
-        default=3.0,
-        min=0.1,
-        help='Seconds after which a connection that does not come about is given up.',
-    ),
-    cfg.FloatOpt(
-        'read_timeout',
-        default=10.0,
-        min=0.1,
-        help='Seconds for which an answer is waited for, and for its body. With connect_timeout it has to '
-        'stay below half of [attachments] lease: a request that is begun at the last moment must be over '
-        'before somebody else goes on with the record.',
-    ),
-    cfg.IntOpt(
-        'read_retries',
-        default=2,
-        min=0,
-        help='How often a request that only reads is repeated when it fails; one that writes never is.',
-    ),
-    cfg.IntOpt(
-        'pool_size',
-        default=50,
-        min=1,
-        help='Connections that a process keeps open for its threads.',
-    ),
-]
 
 #: What another try may mend.
 _PASSING = frozenset({429, 500, 502, 503, 504})
@@ -88,7 +60,7 @@ class Service:
     """One API, found in the catalog or at ``endpoint_override``, asked over connections that are kept.
 
     Its option group takes what keystoneauth has for authentication, session and adapter, as an operator
-    knows it from Nova's own configuration, and the options above.
+    knows it from Nova's own configuration, and the options of :mod:`os_interface_ext.conf.openstack`.
 
     :param service_type: the type in the catalog, unless the configuration names another
     :param version: what stands before the paths, where the endpoint does not end with it
@@ -105,10 +77,7 @@ class Service:
         *,
         microversion: str | None = None,
     ) -> None:
-        loading.register_auth_conf_options(conf, group)
-        loading.register_session_conf_options(conf, group)
-        loading.register_adapter_conf_options(conf, group)
-        conf.register_opts(OPTS, group=group)
+        openstack.register_opts(conf, group)
         options = conf[group]
         self._group = group
         self._version = version
@@ -207,7 +176,8 @@ class Service:
         if answer.is_our_refusal:
             raise exceptions.Unavailable(
                 operator=f'[{self._group}] {asked}: {answer.status}: the user of this group may not do this; '
-                'look at its roles'
+                'look at its roles',
+                operator_cure=f'give the user of [{self._group}] the role that {asked} needs (service or admin)',
             )
         return answer
 
@@ -251,7 +221,9 @@ class Service:
             base = self._endpoint()
             tokens = self._adapter.session.get_auth_headers(self._authority(token, base)) or {}
         except _FAILURES as error:
-            raise exceptions.Unavailable(operator=f'{asked}: no token or endpoint: {error}') from error
+            raise exceptions.Unavailable(
+                operator=f'{asked}: no token or endpoint: {error}', operator_cure=self._cure(error)
+            ) from error
         if fence is not None:
             fence.check()
         return self._exchange(ctxt, method, base + path, {**(headers or {}), **tokens}, asked, **more)
@@ -280,7 +252,11 @@ class Service:
         except _FAILURES as error:
             lost = method != 'GET' and not _never_sent(error)
             kind = exceptions.UnknownOutcome if lost else exceptions.Unavailable
-            raise kind(operator=f'{asked}: {error}') from error
+            cure = (
+                f'start the service behind {url}, or correct its endpoint in the catalog or [{self._group}] '
+                'endpoint_override'
+            )
+            raise kind(operator=f'{asked}: {error}', operator_cure=cure) from error
         LOG.debug(
             '%s: %s in %.0f ms (%s)',
             asked,
@@ -289,6 +265,17 @@ class Service:
             response.headers.get('x-openstack-request-id'),
         )
         return self._answer(response, content, method, asked)
+
+    def _cure(self, error: BaseException) -> str:
+        """Of having no token, or no endpoint."""
+        if isinstance(error, ks_exceptions.EndpointNotFound):
+            return (
+                f'enter an endpoint of {self._adapter.service_type} into the catalog, or correct [{self._group}] '
+                'region_name, valid_interfaces or endpoint_override'
+            )
+        if isinstance(error, (ks_exceptions.Unauthorized, ks_exceptions.Forbidden)):
+            return f'correct username, password, project and domains of [{self._group}]: Keystone refuses them'
+        return f'start Keystone, or correct [{self._group}] auth_url'
 
     def _renew(self, *, alone: bool) -> bool:
         """Whether a token of ours was given up, so that a new one can be tried.

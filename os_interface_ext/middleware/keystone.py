@@ -14,17 +14,7 @@ from oslo_config import cfg
 
 from os_interface_ext import exceptions
 from os_interface_ext.api import faults
-
-#: What an operator need not write: keystonemiddleware's own defaults leave these open, or have changed.
-DEFAULTS: dict[str, Any] = {
-    # It has none: a Keystone that takes connections and says nothing would stop every thread for good.
-    'http_connect_timeout': 5,
-    'http_request_max_retries': 1,
-    # Off before its release 12: then any token will do beside an expired one.
-    'service_token_roles_required': True,
-    # Without it, application credentials that are limited by access rules are refused as a whole.
-    'service_type': 'compute',
-}
+from os_interface_ext.conf import keystone_authtoken
 
 #: Keystone has not said whether the token is good.
 _AWAY = (ks_exceptions.ClientException, auth_token_exceptions.ServiceError)
@@ -78,10 +68,7 @@ def make(application: Any, conf: cfg.ConfigOpts, options: dict[str, str]) -> Aut
     :param options: of the paste section, stronger than those of the configuration
     :raises ConfigurationError:
     """
-    for group, known in auth_token.list_opts():
-        conf.register_opts(known, group=group)
-        for name, value in DEFAULTS.items():
-            conf.set_default(name, value, group=group)
+    keystone_authtoken.register_opts(conf)
     made = AuthToken(application, {**options, 'oslo_config_config': conf})
     _check_cache(made._conf)
     return made

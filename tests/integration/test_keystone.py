@@ -20,6 +20,7 @@ from paste import deploy
 
 from os_interface_ext import conf as config
 from os_interface_ext import exceptions
+from os_interface_ext.conf import keystone_authtoken
 from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
 from os_interface_ext.inventory import loader
@@ -458,7 +459,7 @@ def test_options_and_their_defaults(options: dict[str, Any], tmp_path: pathlib.P
         section = {**options, **written}
         path.write_text('[keystone_authtoken]\n' + ''.join(f'{key} = {value}\n' for key, value in section.items()))
         made = keystone.make(None, config.new([str(path)]), paste)
-        return [made._conf.get(name) for name in keystone.DEFAULTS]
+        return [made._conf.get(name) for name in keystone_authtoken.DEFAULTS]
 
     assert effective({}) == [5, 1, True, 'compute']
     assert effective({}, http_connect_timeout=7, service_type='other') == [7, 1, True, 'other']

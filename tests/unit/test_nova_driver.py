@@ -247,8 +247,19 @@ def test_not_found_counts_only_where_all_can_be_seen(driver: NovaServerDriver, c
         get(driver, contract.new_id())
 
 
+def test_the_check_names_the_cure(driver: NovaServerDriver, compute: Compute) -> None:
+    driver.check(service_context())
+    compute.sees_all = False
+    with pytest.raises(exceptions.Unavailable) as told:
+        driver.check(service_context())
+    assert told.value.operator_cure.startswith('give the user of [nova] the role')
+
+
 def test_nobody_there(make: Make) -> None:
     driver = make(endpoint_override='http://127.0.0.1:1/v2.1')
+    with pytest.raises(exceptions.Unavailable) as told:
+        driver.check(service_context())
+    assert told.value.operator_cure.startswith('start the service behind http://127.0.0.1:1/v2.1')
     with pytest.raises(exceptions.Unavailable):
         get(driver)
 

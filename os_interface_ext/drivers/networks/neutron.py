@@ -22,6 +22,7 @@ from typing import Any
 from oslo_config import cfg
 
 from os_interface_ext import exceptions
+from os_interface_ext.conf import neutron as options
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.rest import Answer, Service
@@ -29,7 +30,7 @@ from os_interface_ext.observability import logs
 
 LOG = logs.get(__name__)
 
-GROUP = 'neutron'
+GROUP = options.GROUP.name
 #: Seconds for which is believed what a network was like, and that there is no external one.
 _NETWORK_TTL = 300.0
 _NONE_TTL = 30.0

@@ -12,14 +12,6 @@ from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base, libvirt_connection
 
 GROUP = libvirt_connection.GROUP
-OPTS = [
-    cfg.StrOpt(
-        'project_id',
-        default='',
-        help="The project of domains whose metadata name none; empty: such domains are nobody's, and not found.",
-    ),
-    cfg.StrOpt('host', default='', help='The host of all domains; empty: the hostname that libvirt tells.'),
-]
 
 #: Where a domain says which project it is of: <server xmlns="…" project="…"/> in its metadata.
 NAMESPACE = 'urn:os-interface-ext:server:1'
@@ -53,9 +45,8 @@ class LibvirtServerDriver(base.ServerDriver):
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        conf.register_opts(OPTS, group=GROUP)
-        self._conf = conf[GROUP]
         self._libvirt = libvirt_connection.Libvirt.of(conf)
+        self._conf = conf[GROUP]
 
     def check(self, ctxt: RequestContext) -> None:
         self._libvirt.check()

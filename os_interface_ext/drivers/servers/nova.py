@@ -8,23 +8,12 @@ from typing import Any
 from oslo_config import cfg
 
 from os_interface_ext import exceptions
+from os_interface_ext.conf import nova as options
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.rest import Answer, Service
 
-GROUP = 'nova'
-
-OPTS = [
-    cfg.BoolOpt(
-        'brought_ports_are_deleted_with_their_server',
-        default=False,
-        help='Accepts a loss: Nova deletes all ports of a server together with it, unless its own records say '
-        'that a user has brought them, and over HTTP nothing can be written there. False: only networks can be '
-        'attached, ports that a user brings are refused. True: they are attached, and are lost with the '
-        'server unless they are detached before. A plug-in inside nova-api keeps them with server_driver = '
-        'nova-local.',
-    ),
-]
+GROUP = options.GROUP.name
 
 #: The lowest that tells of the lock (2.9); each later one has Nova look up more that is not asked for here.
 MICROVERSION = '2.9'
@@ -48,7 +37,7 @@ class NovaServerDriver(base.ServerDriver):
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        conf.register_opts(OPTS, group=GROUP)
+        options.register_opts(conf)
         self._nova = Service(conf, GROUP, 'compute', microversion=MICROVERSION)
         self.keeps_brought_ports = conf[GROUP].brought_ports_are_deleted_with_their_server
 
@@ -73,7 +62,8 @@ class NovaServerDriver(base.ServerDriver):
         if answer.status != 200 or 'servers' not in answer.body:
             raise exceptions.Unavailable(
                 operator=f'[{GROUP}] the servers of all projects cannot be listed ({answer.status}), so that not '
-                'found means nothing; look at the roles of its user'
+                'found means nothing; look at the roles of its user',
+                operator_cure=f'give the user of [{GROUP}] the role admin',
             )
 
 

@@ -22,22 +22,14 @@ from oslo_concurrency import lockutils
 from oslo_config import cfg
 
 from os_interface_ext import exceptions
+from os_interface_ext.conf import nova_local as options
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
 from os_interface_ext.observability import logs
 
 LOG = logs.get(__name__)
 
-GROUP = 'nova_local'
-
-OPTS = [
-    cfg.ListOpt(
-        'config_files',
-        default=['/etc/nova/nova.conf'],
-        help="Nova's configuration files, for a process that is not Nova's own, as the reconciler is. "
-        'Inside nova-api they are not read: there Nova has its configuration already.',
-    ),
-]
+GROUP = options.GROUP.name
 
 #: Seconds from one look at an entry to the next: close at first, for nova-compute writes what it has read before
 #: our change as soon as Neutron has answered it; far enough in the end for what is late.
@@ -69,7 +61,7 @@ class NovaLocalServerDriver(base.ServerDriver):
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        conf.register_opts(OPTS, group=GROUP)
+        options.register_opts(conf)
         if rpc.TRANSPORT is None:
             _start_nova(conf[GROUP].config_files)
         objects.register_all()
@@ -78,6 +70,15 @@ class NovaLocalServerDriver(base.ServerDriver):
         self._watch = _Watch(self._look_again)
 
     # ------------------------------------------------------------------ asking
+
+    def check(self, ctxt: RequestContext) -> None:
+        """Nova's API database, and that of each cell."""
+        nova_ctxt = nova_context.get_admin_context()
+        cells = nova_context.scatter_gather_all_cells(nova_ctxt, objects.ServiceList.get_all)
+        down = [cell for cell, found in cells.items() if nova_context.is_cell_failure_sentinel(found)]
+        if down or not cells:
+            what = f'the database of cell {", ".join(down)} does not answer' if down else 'Nova has no cells'
+            raise exceptions.Unavailable(operator=what, operator_cure='look at nova-manage cell_v2 list_cells')
 
     def get(self, ctxt: RequestContext, server_id: str) -> base.Server:
         _, instance = self._find(ctxt, server_id)

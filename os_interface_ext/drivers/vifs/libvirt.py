@@ -35,29 +35,6 @@ from os_interface_ext.drivers import base, libvirt_connection
 LOG = logging.getLogger(__name__)
 
 GROUP = libvirt_connection.GROUP
-OPTS = [
-    cfg.DictOpt(
-        'linux_bridges',
-        default={},
-        help='Networks whose ports are plugged into a Linux bridge: pairs network:bridge, with commas between '
-        'them; * stands for every other network. The network driver is asked about what is in no pair.',
-    ),
-    cfg.DictOpt('ovs_bridges', default={}, help='The same for bridges of Open vSwitch.'),
-    cfg.StrOpt(
-        'integration_bridge',
-        default='br-int',
-        help='The bridge of Open vSwitch for a port whose binding says ovs, but not which bridge.',
-    ),
-    cfg.StrOpt('model', default='virtio', regex=r'^[a-z0-9-]+$', help='What the guest sees as its NIC.'),
-    cfg.FloatOpt(
-        'unplug_wait',
-        default=5.0,
-        min=0.0,
-        help='Seconds for which a guest is waited for that has to give a NIC back. A detach is then answered '
-        '(202), stays visible, and the reconciler asks on.',
-    ),
-    cfg.FloatOpt('unplug_repeat', default=2.0, min=0.1, help='Seconds after which a guest is asked once more.'),
-]
 
 #: What an alias may consist of; names that follow from it have to fit elsewhere.
 _ALIAS = re.compile(r'[A-Za-z0-9_-]{1,64}')
@@ -82,9 +59,8 @@ class LibvirtVIFDriver(base.VIFDriver):
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        conf.register_opts(OPTS, group=GROUP)
-        self._conf = conf[GROUP]
         self._libvirt = libvirt_connection.Libvirt.of(conf)
+        self._conf = conf[GROUP]
         twice = sorted(set(self._conf.linux_bridges) & set(self._conf.ovs_bridges))
         if twice:
             raise exceptions.ConfigurationError(

@@ -33,46 +33,22 @@ from oslo_config import cfg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from os_interface_ext import exceptions
+from os_interface_ext.conf import netns as options
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base, links
 
 T = TypeVar('T')
 
-GROUP = 'netns'
-OPTS = [
-    cfg.StrOpt(
-        'namespace',
-        default='{id}',
-        help='The network namespace of a server: a name below /run/netns, or an absolute path. {id} and {name} '
-        'stand for those of the server.',
-    ),
-    cfg.StrOpt(
-        'host_namespace',
-        default='',
-        help="The network namespace of the bridges, likewise; empty: this process's own.",
-    ),
-    cfg.StrOpt(
-        'interface', default='eth', help='How a NIC is called in its namespace: this and the first number free.'
-    ),
-    cfg.IntOpt(
-        'prefix_v4',
-        default=24,
-        min=1,
-        max=32,
-        help='The length of the prefix of an IPv4 address whose subnet the network driver does not tell.',
-    ),
-    cfg.IntOpt('prefix_v6', default=64, min=1, max=128, help='The same of an IPv6 address.'),
-    cfg.StrOpt(
-        'lock_path',
-        default='/run/os-interface-ext',
-        help='The directory of the lock: the same one for all processes that plug on this machine.',
-    ),
-]
+GROUP = options.GROUP.name
 
 _PORT = 'osif:'
 _NETWORK = 'osif-network:'
 #: Names that are tried, when somebody else takes them at the same time.
 _NAMES = 10
+#: What a process needs for links and for namespaces (linux/capability.h).
+_CAPABILITIES = {'CAP_NET_ADMIN': 12, 'CAP_SYS_ADMIN': 21}
+#: Seconds that a check may take.
+_PATIENCE = 5.0
 #: Seconds from one look at the lock to the next.
 _LOOK = 0.002
 
@@ -81,8 +57,36 @@ class NetnsVIFDriver(base.VIFDriver):
     """Options: the group ``[netns]``."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        conf.register_opts(OPTS, group=GROUP)
+        options.register_opts(conf)
         self._conf = conf[GROUP]
+
+    def check(self, ctxt: RequestContext) -> None:
+        """Whether namespaces can be entered and links be made, by this process."""
+        where = links.path_of(self._conf.namespace)
+        if not os.path.isdir(folder := os.path.dirname(where.partition('{')[0])):
+            raise exceptions.Unavailable(
+                operator=f'option [{GROUP}] namespace: {folder} is not there',
+                operator_cure=f'make the namespaces of the servers (ip netns add), or correct [{GROUP}] namespace',
+            )
+        lacking = [name for name, bit in _CAPABILITIES.items() if not _effective() >> bit & 1]
+        if lacking:
+            raise exceptions.Unavailable(
+                operator=f'this process lacks {" and ".join(lacking)}',
+                operator_cure='run it as root, or give its unit AmbientCapabilities with these',
+            )
+        lock = pathlib.Path(self._conf.lock_path)
+        there = next(path for path in (lock, *lock.absolute().parents) if path.exists())
+        if not os.access(there, os.W_OK):
+            raise exceptions.Unavailable(
+                operator=f'option [{GROUP}] lock_path: {there} cannot be written to',
+                operator_cure=f'give the directory to the user of this process, or correct [{GROUP}] lock_path',
+            )
+
+        def work() -> None:
+            with self._host(base.Fence(0, time.monotonic() + _PATIENCE)):
+                pass
+
+        _apart(work)
 
     def capabilities(self, ctxt: RequestContext, server: base.Server) -> frozenset[str]:
         """No tags: a namespace has no place where whoever is inside could read one."""
@@ -271,6 +275,12 @@ def _is_locked(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _effective() -> int:
+    """The capabilities of this thread, one bit each."""
+    status = pathlib.Path('/proc/thread-self/status').read_text()
+    return int(next(line for line in status.splitlines() if line.startswith('CapEff:')).split()[1], 16)
 
 
 class _Nic:

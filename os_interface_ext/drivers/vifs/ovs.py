@@ -38,46 +38,13 @@ from oslo_config import cfg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from os_interface_ext import exceptions
+from os_interface_ext.conf import ovs as options
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base, links
 
 T = TypeVar('T')
 
-
-GROUP = 'ovs'
-OPTS = [
-    cfg.StrOpt(
-        'ovsdb_connection',
-        default='unix:/run/openvswitch/db.sock',
-        help='Where ovsdb-server listens: unix:PATH or tcp:ADDRESS:PORT.',
-    ),
-    cfg.StrOpt(
-        'bridge',
-        default='br-int',
-        help='The bridge of a port whose binding names none (bridge_name in its vif_details). It is made by '
-        'somebody else.',
-    ),
-    cfg.StrOpt(
-        'device',
-        default='tap',
-        choices=['tap', 'veth'],
-        help='What is made for a port: a tap device, for whoever runs the server to open, or a veth pair, whose '
-        'other end is for him to take.',
-    ),
-    cfg.StrOpt(
-        'host_namespace',
-        default='',
-        help='The network namespace of ovs-vswitchd and of the devices: a name below /run/netns, or an absolute '
-        "path; empty: this process's own.",
-    ),
-    cfg.FloatOpt(
-        'timeout',
-        default=10.0,
-        min=0.1,
-        help='Seconds for which an answer of ovsdb-server is waited for, and for ovs-vswitchd to do what it is '
-        'told. It has to stay below half of [attachments] lease.',
-    ),
-]
+GROUP = options.GROUP.name
 
 _SCHEMA = 'Open_vSwitch'
 #: The parent port of a trunk has a bridge of its own.
@@ -99,9 +66,26 @@ class OVSVIFDriver(base.VIFDriver):
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        conf.register_opts(OPTS, group=GROUP)
+        options.register_opts(conf)
         self._conf = conf[GROUP]
         _address(self._conf.ovsdb_connection)
+
+    def check(self, ctxt: RequestContext) -> None:
+        """Whether ovsdb-server answers, and has a bridge."""
+        where = self._conf.ovsdb_connection
+        try:
+            with _Database(where, self._conf.timeout) as database:
+                (bridges,) = database.transact(_select('Bridge', [], 'name'))
+        except (OSError, _Refused) as error:
+            raise exceptions.Unavailable(
+                operator=f'ovsdb-server at {where}: {error}',
+                operator_cure=f'start Open vSwitch (openvswitch-switch), or correct [{GROUP}] ovsdb_connection',
+            ) from error
+        if not bridges:
+            raise exceptions.Unavailable(
+                operator=f'ovsdb-server at {where} has no bridge',
+                operator_cure=f'make one (ovs-vsctl add-br {self._conf.bridge}), or start what makes it',
+            )
 
     def capabilities(self, ctxt: RequestContext, server: base.Server) -> frozenset[str]:
         """No tags: it is not for a switch to tell them to a guest."""

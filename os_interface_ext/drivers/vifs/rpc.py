@@ -23,6 +23,7 @@ from typing import Any
 from oslo_config import cfg
 
 from os_interface_ext import exceptions, messaging
+from os_interface_ext.conf import rpc as options
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.vifs import messages
@@ -40,10 +41,15 @@ class RpcVIFDriver(base.VIFDriver):
     """Options: the group ``[rpc]``, and those of oslo.messaging."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        self._conf = messages.register_opts(conf)
+        options.register_opts(conf)
+        self._conf = conf[options.GROUP.name]
         self._bus = messaging.Bus(conf, self._conf.topic)
         self._lock = threading.Lock()
         self._agents: dict[str, _Agent] = {}
+
+    def check(self, ctxt: RequestContext) -> None:
+        """Whether the broker takes calls; the agents are asked for themselves."""
+        self._bus.check(self._bus.target(messages.orders_topic(self._conf.topic)), self._conf.timeout)
 
     def capabilities(self, ctxt: RequestContext, server: base.Server) -> frozenset[str]:
         """Those of the agent's driver.
@@ -206,7 +212,7 @@ class RpcVIFDriver(base.VIFDriver):
         :raises UnknownOutcome: it has not answered
         """
         if agent.host in self._conf.gone_hosts:
-            raise exceptions.Unavailable(operator=f'option [{messages.GROUP}] gone_hosts names {agent.host}')
+            raise exceptions.Unavailable(operator=f'option [{options.GROUP.name}] gone_hosts names {agent.host}')
         target = self._bus.target(messages.agent_topic(self._conf.topic), agent.host)
         answer: dict[str, Any] = self._bus.call(target, messages.dump_context(ctxt), method, timeout, **arguments)
         agent.hear(Moment.load(answer['now']))

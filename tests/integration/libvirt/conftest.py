@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from os_interface_ext import conf as config
+from os_interface_ext.conf import libvirt as libvirt_options
 from os_interface_ext.drivers import base
 from os_interface_ext.testing import contract
 from tests.services.libvirt import guest, proxy
@@ -45,14 +46,9 @@ class Machine:
 
     def conf(self, *, is_own_process: bool = False, **groups: Any) -> Any:
         """A configuration of a host's process, or of one of ours, which may run libvirt's event loop."""
-        from os_interface_ext.drivers import libvirt_connection
-        from os_interface_ext.drivers.servers import libvirt as servers
-        from os_interface_ext.drivers.vifs import libvirt as vifs
-
         conf = config.new([], **groups)
         conf.is_own_process = is_own_process
-        for opts in (libvirt_connection.OPTS, servers.OPTS, vifs.OPTS):
-            conf.register_opts(opts, group='libvirt')
+        libvirt_options.register_opts(conf)
         for name, value in self.options.items():
             conf.set_override(name, value, group='libvirt')
         return conf

@@ -13,6 +13,7 @@ import pytest
 
 from os_interface_ext import conf as config
 from os_interface_ext import exceptions
+from os_interface_ext.conf import libvirt as libvirt_options
 from os_interface_ext.drivers import base
 from os_interface_ext.testing import contract
 from tests.services import databases
@@ -145,12 +146,10 @@ def driver(connection: Connection) -> base.VIFDriver:
 
 
 def make_driver(**options: Any) -> base.VIFDriver:
-    from os_interface_ext.drivers import libvirt_connection
     from os_interface_ext.drivers.vifs import libvirt as vifs
 
     conf = config.new([])
-    for opts in (libvirt_connection.OPTS, vifs.OPTS):
-        conf.register_opts(opts, group='libvirt')
+    libvirt_options.register_opts(conf)
     for name, value in {'linux_bridges': {'*': 'br'}, 'unplug_wait': 0.2, 'unplug_repeat': 0.1, **options}.items():
         conf.set_override(name, value, group='libvirt')
     return vifs.LibvirtVIFDriver(conf)
@@ -468,12 +467,10 @@ def test_states(
 
 
 def make_servers(**options: str) -> base.ServerDriver:
-    from os_interface_ext.drivers import libvirt_connection
     from os_interface_ext.drivers.servers import libvirt as servers
 
     conf = config.new([])
-    for opts in (libvirt_connection.OPTS, servers.OPTS):
-        conf.register_opts(opts, group='libvirt')
+    libvirt_options.register_opts(conf)
     for name, value in options.items():
         conf.set_override(name, value, group='libvirt')
     return servers.LibvirtServerDriver(conf)

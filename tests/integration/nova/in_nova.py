@@ -29,6 +29,9 @@ class Process:
     def get(self, who: dict[str, Any], server_id: str) -> base.Server:
         return self._driver.get(RequestContext(**who), server_id)
 
+    def check(self, who: dict[str, Any]) -> None:
+        self._driver.check(RequestContext(**who))
+
     def attachments_changed(
         self, who: dict[str, Any], server_id: str, kind: str, port_id: str | None, created: bool, tag: str | None
     ) -> None:

@@ -165,6 +165,16 @@ def test_a_state_is_told(world: World, driver: NovaServerDriver | RemoteServerDr
     assert told() == dataclasses.replace(world.as_driver_tells(server_id))
 
 
+def test_the_checks_of_both_drivers(
+    world: World, in_nova: InNova, over_http: NovaServerDriver, before_nova: http_proxy.Proxy
+) -> None:
+    in_nova.check({})
+    over_http.check(service_context())
+    with before_nova.trouble(http_proxy.refuse), pytest.raises(exceptions.Unavailable) as told:
+        over_http.check(service_context())
+    assert told.value.operator_cure.startswith('start the service behind')
+
+
 # ------------------------------------------------------------------ Nova's records
 
 

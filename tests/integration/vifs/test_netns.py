@@ -70,7 +70,7 @@ class Machine:
 
     def conf(self, **groups: Any) -> Any:
         conf = config.new([], **groups)
-        conf.register_opts(netns.OPTS, group=netns.GROUP)
+        netns.options.register_opts(conf)
         for name, value in self.options.items():
             conf.set_override(name, value, group=netns.GROUP)
         return conf

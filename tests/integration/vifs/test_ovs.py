@@ -29,6 +29,7 @@ import webtest
 
 from os_interface_ext import conf as config
 from os_interface_ext import exceptions
+from os_interface_ext.context import service_context
 from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
 from os_interface_ext.drivers import base
@@ -81,7 +82,7 @@ class Machine:
 
     def conf(self, groups: Any = None, **options: Any) -> Any:
         conf = config.new([], **(groups or {}))
-        conf.register_opts(ovs.OPTS, group=ovs.GROUP)
+        ovs.options.register_opts(conf)
         for name, value in (self.options | options).items():
             conf.set_override(name, value, group=ovs.GROUP)
         return conf
@@ -176,6 +177,15 @@ def failing_afterwards() -> Iterator[None]:
 
     with mock.patch.object(ovs._World, '_change', change):
         yield
+
+
+def test_the_check_names_the_cure(machine: Machine) -> None:
+    ovs.OVSVIFDriver(machine.conf()).check(service_context())
+    conf = machine.conf()
+    conf.set_override('timeout', 0.3, group=ovs.GROUP)
+    with machine.switch.silent(machine.switch.database), pytest.raises(exceptions.Unavailable) as told:
+        ovs.OVSVIFDriver(conf).check(service_context())
+    assert told.value.operator_cure.startswith('start Open vSwitch')
 
 
 class TestContract(vifs.VIFDriverContract):

@@ -26,9 +26,10 @@ from os_interface_ext import deploy, exceptions, messaging
 from os_interface_ext.agent import service
 from os_interface_ext.attachments.states import Reason, State
 from os_interface_ext.attachments.store import Record, Store
+from os_interface_ext.conf import rpc as rpc_options
 from os_interface_ext.db.engine import Database
 from os_interface_ext.drivers import base
-from os_interface_ext.drivers.vifs import messages, netns, rpc
+from os_interface_ext.drivers.vifs import netns, rpc
 from os_interface_ext.testing import contract, vifs
 from tests.integration.conftest import PATIENCE, Answer, Service, start_serve, wait_until
 from tests.integration.vifs import agents, namespaces, test_netns
@@ -100,7 +101,7 @@ class Site:
     def conf(self) -> Any:
         """The controller's own."""
         conf = config.new([str(self.folder / 'osif.conf')])
-        messages.register_opts(conf)
+        rpc_options.register_opts(conf)
         return conf
 
     def records(self) -> list[Record]:
@@ -307,7 +308,7 @@ def test_an_agent_that_is_away_for_good(site: Site) -> None:
     assert {record.state for record in site.records()} == {State.UNPLUGGING}
 
     conf = site.conf()
-    conf.set_override('gone_hosts', [host.name], group=messages.GROUP)
+    conf.set_override('gone_hosts', [host.name], group='rpc')
     parts = deploy.assemble(conf)
     try:
         wait_until(lambda: bool(parts.reconciler.once()) and site.records() == [])

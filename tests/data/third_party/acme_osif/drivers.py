@@ -12,3 +12,7 @@ class AcmeCloud(memory.MemoryCloud):
         super().__init__(conf)
         conf.register_opts(OPTS, group='acme')
         self.url = conf.acme.url
+
+
+def list_opts():
+    return [('acme', OPTS)]
