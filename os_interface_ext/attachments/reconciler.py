@@ -70,6 +70,8 @@ class Reconciler:
         self._stepper = stepper
         self._servers = servers
         self._networks = networks
+        #: told how many records, servers or ports have been looked at
+        self.progress: Callable[[int, str], object] = lambda done, what: None
 
     # ------------------------------------------------------------------ the loop
 
@@ -162,6 +164,7 @@ class Reconciler:
                 return
             for record in due:
                 seen.add(record.id)
+                self.progress(len(seen), 'records in motion')
                 if stop():
                     return
                 changes: dict[str, Any] = {}
@@ -255,13 +258,14 @@ class Reconciler:
         report = report or Report()
         self._look_at_attached(report, dry_run, stop)
         if not stop():
-            self._sweep(report, dry_run, stop)
+            self.sweep(report, dry_run=dry_run, stop=stop)
         if not dry_run:
             self._store.prune(self._conf.history_days * _DAY)
 
     def _look_at_attached(self, report: Report, dry_run: bool, stop: Callable[[], bool]) -> None:
         ended: list[tuple[Record, Reason]] = []
-        for records in self._store.attached(self._conf.page):
+        for number, records in enumerate(self._store.attached(self._conf.page), 1):
+            self.progress(number, 'servers')
             if stop():
                 return
             try:
@@ -340,7 +344,8 @@ class Reconciler:
 
     # ------------------------------------------------------------------ the sweep
 
-    def _sweep(self, report: Report, dry_run: bool, stop: Callable[[], bool]) -> None:
+    def sweep(self, report: Report, *, dry_run: bool = False, stop: Callable[[], bool] = lambda: False) -> None:
+        """Delete ports of ours without a record that have been without one for long enough; report the others."""
         ctxt = context.service_context()
         try:
             marked = list(self._networks.find_marked(ctxt, self._store.installation))
@@ -355,6 +360,7 @@ class Reconciler:
             return
         except Exception as error:
             LOG.warning('the sweep is put off: %s', describe(error))
+            report.pending.append(f'the sweep is put off: {describe(error)}')
             return
         deletable = []
         for port in lost:
@@ -362,7 +368,8 @@ class Reconciler:
                 deletable.append(port)
             else:
                 report.orphans.append(f'port {port.id} of device {port.device_id} has no record')
-        for port in deletable[: self._conf.max_deletes]:
+        for number, port in enumerate(deletable[: self._conf.max_deletes], 1):
+            self.progress(number, 'ports without a record')
             if stop():
                 return
             if dry_run or self._delete(ctxt, port):

@@ -287,6 +287,18 @@ _HEARTBEATS = sa.select(
     (now() - tables.heartbeats.c.seen).label('age'),
     (tables.heartbeats.c.expires - now()).label('left'),
 ).order_by(tables.heartbeats.c.name)
+# A server of each host.
+_HOSTS = (
+    sa.select(_t.c.host, sa.func.min(_t.c.server_id).label('server_id'))
+    .where(_t.c.host.is_not(None))
+    .group_by(_t.c.host)
+    .order_by(_t.c.host)
+)
+_STATES = (
+    sa.select(_t.c.state, _t.c.reason, sa.func.count().label('records'))
+    .group_by(_t.c.state, _t.c.reason)
+    .order_by(_t.c.state, _t.c.reason)
+)
 _RETRY = sa.update(_t).where(_t.c.id == sa.bindparam('old_id')).values(next_attempt=None)
 _RESULT_OF = (
     sa.select(tables.history.c.server_id, tables.history.c.reason)
@@ -414,6 +426,14 @@ class Store:
     def heartbeats(self) -> list[Heartbeat]:
         """Who reconciles, and when it was last heard of; by name."""
         return [Heartbeat(row.name, row.owner, float(row.age), row.left < 0) for row in self._fetch(_HEARTBEATS)]
+
+    def hosts(self) -> dict[str, str]:
+        """The hosts that records name, each with one of its servers."""
+        return {row.host: row.server_id for row in self._fetch(_HOSTS)}
+
+    def states(self) -> dict[tuple[str, str | None], int]:
+        """How many records have which state and reason, be they known to this code or not."""
+        return {(row.state, row.reason): int(row.records) for row in self._fetch(_STATES)}
 
     # ------------------------------------------------------------------ writing
 

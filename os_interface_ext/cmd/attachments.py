@@ -9,6 +9,7 @@ import json
 import sys
 from typing import Any
 
+from os_interface_ext.attachments import stuck
 from os_interface_ext.attachments.manager import is_sane
 from os_interface_ext.attachments.states import State
 from os_interface_ext.attachments.store import Record, Result, Store
@@ -60,9 +61,9 @@ def _show(options: argparse.Namespace, store: Store) -> int:
     facts = _Look(record, options, store.clock()).facts()
     if options.json:
         return _print_json(facts)
-    width = max(map(len, facts))
+    width = max(map(len, facts)) if shell.has_terminal() else 0
     for name, value in facts.items():
-        print(f'{name.ljust(width)}  {_text(value)}'.rstrip())
+        print(f'{name.ljust(width)}  {_text(value)}'.rstrip() if width else f'{name}\t{_text(value)}')
     return 0
 
 
@@ -79,14 +80,19 @@ def _retry(options: argparse.Namespace, store: Store) -> int:
     record = _find(options, store)
     if record is None:
         return 1
-    if record.state is State.ATTACHED:
-        print(f'{record.id} is attached: there is nothing to try')
-        return 0
-    if not store.retry(record.id):
+    is_moving = record.state is not State.ATTACHED
+    if is_moving and not store.retry(record.id):
         return _not_found(options)
     look = _Look(record, options, store.clock())
-    when = f'when {record.owner} lets go of it' if look.is_held else 'at the next look of a reconciler'
-    print(f'{record.id} is tried {when}')
+    if options.json:
+        return _print_json(
+            {'id': record.id, 'tried': is_moving, 'held_by': record.owner if look.is_held else None}
+        )
+    if is_moving:
+        when = f'when {record.owner} lets go of it' if look.is_held else 'at the next look of a reconciler'
+        print(f'{record.id} is tried {when}')
+    else:
+        print(f'{record.id} is attached: there is nothing to try')
     return 0
 
 
@@ -129,14 +135,8 @@ class _Look:
 
     @property
     def is_stuck(self) -> bool:
-        """No state, but derived: tried in vain too often, or left lying."""
-        reconciler = self.options.conf.reconciler
         longest = getattr(self.options, 'stuck_age', None)
-        # Nothing that a reconciler looks after rests for longer than one back-off.
-        longest = 2 * reconciler.backoff_cap if longest is None else longest
-        return self.record.state is not State.ATTACHED and (
-            self.record.attempts >= reconciler.stuck_attempts or self.rest > longest
-        )
+        return stuck.is_stuck(self.record, self.clock, self.options.conf.reconciler, longest)
 
     def row(self) -> tuple[str, ...]:
         record = self.record
@@ -211,5 +211,5 @@ def _text(value: Any) -> str:
 
 
 def _print_json(found: Any) -> int:
-    print(json.dumps(found, indent=2))
+    shell.print_json(found)
     return 0

@@ -14,10 +14,14 @@ def configuration(options: argparse.Namespace) -> Config:
 
     :raises ConfigurationError:
     """
-    overrides = {'database': {'connection': options.database}} if options.database is not None else {}
-    conf = config.new(options.config_file, **overrides)
+    conf = config.new(options.config_file, **overrides(options))
     conf.is_own_process = True
     return conf
+
+
+def overrides(options: argparse.Namespace) -> dict[str, dict[str, object]]:
+    """What the command line says instead of the files."""
+    return {'database': {'connection': options.database}} if options.database is not None else {}
 
 
 def database(options: argparse.Namespace) -> Database:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from os_interface_ext.cmd import common
+from os_interface_ext.cmd import common, shell
 from os_interface_ext.db import schema, tables
 
 
@@ -14,5 +14,8 @@ def run(options: argparse.Namespace) -> int:
     if options.action == 'sync':
         schema.upgrade(database)
     found = schema.version(database)
+    if options.json:
+        shell.print_json({'database': database.url, 'version': found, 'wanted': tables.REVISION})
+        return 0
     print(f'{database.url}: {"no schema" if found is None else f"version {found}"} (this code: {tables.REVISION})')
     return 0

@@ -23,51 +23,43 @@ def run(options: argparse.Namespace) -> int:
     schema.require_current(database)
     with transactions.reading(database) as connection:
         document = loader.export(connection)
-    print(loader.dump(document) if options.action == 'export' else show(document), end='')
+    if options.action == 'export':
+        print(loader.dump(document), end='')
+    elif options.json:
+        shell.print_json(_without_tokens(document))
+    else:
+        print(show(document), end='')
     return 0
 
 
 def _load(database: Database, path: str, *, replace: bool) -> int:
-    progress = _Progress() if sys.stderr.isatty() else None
     try:
-        inventory = seed.parse_file(path, progress)
-        schema.upgrade(database)
-        seed.load(database, inventory, replace=replace, progress=progress)
+        with shell.progress() as progress:
+
+            def tell(done: int, total: int, what: str) -> None:
+                progress(f'{what}: {done} of {total}')
+
+            inventory = seed.parse_file(path, tell)
+            schema.upgrade(database)
+            seed.load(database, inventory, replace=replace, progress=tell)
     except loader.InventoryError as error:
-        if progress:
-            progress.end()
         for problem in error.errors:
             print(f'{path}: {problem}', file=sys.stderr)
         print(f'os-interface-ext: {_count(len(error.errors), "error")}, nothing was loaded', file=sys.stderr)
         return 1
-    finally:
-        if progress:
-            progress.end()
     counted = {table.name.removeprefix('osif_'): len(rows) for table, rows in inventory.rows.items()}
     counts = [_count(counted[section], section.removesuffix('s')) for section in SECTIONS]
     print(f'{database.url}: loaded {", ".join(counts)}')
     return 0
 
 
-class _Progress:
-    """How far the work is, in one line of a terminal."""
-
-    def __init__(self) -> None:
-        self._shown = False
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        print(f'\r\033[K{what}: {done} of {total}', end='', file=sys.stderr, flush=True)
-        self._shown = True
-
-    def end(self) -> None:
-        """Leave the line empty."""
-        if self._shown:
-            print('\r\033[K', end='', file=sys.stderr, flush=True)
-        self._shown = False
-
-
 def _count(number: int, what: str) -> str:
     return f'{number} {what}' if number == 1 else f'{number} {what}s'
+
+
+def _without_tokens(document: dict[str, Any]) -> dict[str, Any]:
+    callers = [{key: value for key, value in caller.items() if key != 'token'} for caller in document['callers']]
+    return document | {'callers': callers}
 
 
 # ------------------------------------------------------------------ for people
@@ -96,6 +88,7 @@ def show(document: dict[str, Any]) -> str:
                 )
                 for caller in document['callers']
             ],
+            is_one_of_several=True,
         ),
         shell.table(
             'Networks',
@@ -110,6 +103,7 @@ def show(document: dict[str, Any]) -> str:
                 )
                 for network in document['networks']
             ],
+            is_one_of_several=True,
         ),
         shell.table(
             'Servers',
@@ -124,6 +118,7 @@ def show(document: dict[str, Any]) -> str:
                 )
                 for server in document['servers']
             ],
+            is_one_of_several=True,
         ),
         shell.table(
             'Ports',
@@ -140,6 +135,7 @@ def show(document: dict[str, Any]) -> str:
                 )
                 for port in document['ports']
             ],
+            is_one_of_several=True,
         ),
     ]
     return '\n'.join(sections)

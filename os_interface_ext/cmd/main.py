@@ -29,6 +29,10 @@ def _run(options: argparse.Namespace) -> int:
         from os_interface_ext.cmd import inventory
 
         return inventory.run(options)
+    if options.command == 'doctor':
+        from os_interface_ext.cmd import doctor
+
+        return doctor.run(options)
     if options.command == 'attachments':
         from os_interface_ext.cmd import attachments
 
@@ -53,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_attachments(commands)
     _add_db(commands)
     _add_openapi(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -96,7 +101,9 @@ def _add_inventory(commands: argparse._SubParsersAction[shell.Parser]) -> None:
         '--replace', action='store_true', help='forget the attachment records of the inventory that is replaced'
     )
     shell.add_common(load)
-    shell.add_common(actions.add_parser('show', help='show what is there, for people'))
+    show = actions.add_parser('show', help='show what is there, for people')
+    shell.add_json(show)
+    shell.add_common(show)
     shell.add_common(actions.add_parser('export', help='write what is there as a file that can be loaded'))
 
 
@@ -128,17 +135,38 @@ def _add_attachments(commands: argparse._SubParsersAction[shell.Parser]) -> None
     retry = actions.add_parser('retry', help='have one record tried again now, instead of at its next attempt')
     for action in (show, retry):
         action.add_argument('id', metavar='ID', help='of the record, or of its port')
-    for action in (listing, show, history):
-        action.add_argument('--json', action='store_true', help='for programs')
     for action in (listing, show, history, retry):
+        shell.add_json(action)
         shell.add_common(action)
 
 
 def _add_db(commands: argparse._SubParsersAction[shell.Parser]) -> None:
     parser = commands.add_parser('db', help='create or upgrade the schema of the database')
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
-    shell.add_common(actions.add_parser('sync', help='create the schema, or bring it up to date'))
-    shell.add_common(actions.add_parser('version', help='tell the version of the schema'))
+    for action in (
+        actions.add_parser('sync', help='create the schema, or bring it up to date'),
+        actions.add_parser('version', help='tell the version of the schema'),
+    ):
+        shell.add_json(action)
+        shell.add_common(action)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[shell.Parser]) -> None:
+    parser = commands.add_parser(
+        'doctor',
+        help='tell what is wrong with this installation, and what to do about it',
+        description='Look at the configuration, the database, the backends of the drivers and the records. '
+        'Nothing is changed. The status is 0 if all is well, 1 if anything is not, 2 for a bad command line.',
+    )
+    parser.add_argument(
+        '--timeout',
+        type=shell.seconds,
+        default=20,
+        metavar='SECONDS',
+        help='for which each check is waited for (default: %(default)s)',
+    )
+    shell.add_json(parser)
+    shell.add_common(parser)
 
 
 def _add_openapi(commands: argparse._SubParsersAction[shell.Parser]) -> None:

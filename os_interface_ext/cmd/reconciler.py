@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import dataclasses
 import logging
 import signal
 import sys
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.dry_run and not options.once:
         parser.error('--dry-run goes with --once')
+    if options.json and not options.once:
+        parser.error('--json goes with --once')
     return shell.status_of(_PROG, lambda: _run(options))
 
 
@@ -43,6 +46,7 @@ def _parser() -> shell.Parser:
     parser.add_argument(
         '--dry-run', action='store_true', help='with --once: tell what would be done, and do nothing'
     )
+    parser.add_argument('--json', action='store_true', help='with --once: for programs')
     shell.add_common(parser)
     shell.add_log_json(parser)
     return parser
@@ -61,8 +65,13 @@ def _run(options: argparse.Namespace) -> int:
     reconciler = parts.reconciler
     stop = threading.Event()
     if options.once:
-        report = _until_told(stop, lambda: reconciler.once(dry_run=options.dry_run, stop=stop.is_set))
-        print('\n'.join(report.lines() or ['nothing to do']))
+        with shell.progress() as progress:
+            reconciler.progress = lambda done, what: progress(f'{what}: {done}')
+            report = _until_told(stop, lambda: reconciler.once(dry_run=options.dry_run, stop=stop.is_set))
+        if options.json:
+            shell.print_json(dataclasses.asdict(report))
+        else:
+            print('\n'.join(report.lines() or ['nothing to do']))
     else:
         LOG.info('reconciling %s every %s s', parts.database.url, parts.conf.reconciler.interval)
         _until_told(stop, lambda: reconciler.run(stop))

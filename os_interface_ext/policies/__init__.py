@@ -51,6 +51,18 @@ class Enforcer:
         if not self.allows(rule, ctxt, project_id):
             raise exceptions.Forbidden(f'Policy does not allow {rule} to be performed. Your roles are not enough.')
 
+    def check(self) -> None:
+        """:raises InvalidDefinitionError: a rule refers to one that is not there, or to itself"""
+        self._enforcer.check_rules(raise_on_violation=True)
+
+    def known_rules(self) -> set[str]:
+        """The names of all rules that are asked for, or that these are made of."""
+        return set(self._enforcer.registered_rules)
+
+    def rules_of_files(self) -> set[str]:
+        """The names of the rules that an operator has written."""
+        return set(self._enforcer.file_rules)
+
     def _allows(self, rule: str, ctxt: RequestContext, target: dict[str, Any]) -> bool:
         # One look for changed policy files and one decision a second for the same caller: each costs
         # oslo.policy 90 microseconds and more, as much as the rest of a request.

@@ -76,24 +76,24 @@ def leave_in_motion(world: World) -> None:
 def test_nothing(command: Command) -> None:
     status, output, errors = command('list')
     assert (status, errors) == (0, '')
-    assert output.startswith('Attachments (0)\n')
+    assert output.startswith('id\tstate\t')
+    assert len(output.splitlines()) == 1
     assert loads(command('list', '--json')) == []
 
 
-def test_a_table_for_people(world: World, command: Command) -> None:
+def test_lines_for_a_pipe(world: World, command: Command) -> None:
     assert world.attach(net_id='net1').status_int == 200
     leave_in_motion(world)
     status, output, _ = command('list')
-    title, head, attached, moving = output.splitlines()
+    head, attached, moving = (line.split('\t') for line in output.splitlines())
     assert status == 0
-    assert title == 'Attachments (2)'
-    assert head.split()[:6] == ['id', 'state', 'reason', 'server', 'port', 'attempts']
-    assert attached.split()[1:3] == ['ATTACHED', SERVER]
+    assert head[:6] == ['id', 'state', 'reason', 'server', 'port', 'attempts']
+    assert attached[1:4] == ['ATTACHED', '', SERVER]
     found = record_of(world)
-    assert moving.split()[:6] == [found.id, 'UNPLUGGING', 'detach', SERVER, PORT, '1']
-    assert moving.endswith('Unavailable: the agent is away')
+    assert moving[:6] == [found.id, 'UNPLUGGING', 'detach', SERVER, PORT, '1']
+    assert moving[-1] == 'Unavailable: the agent is away'
     # The first failure waits for [reconciler] backoff.
-    assert ' in 60s ' in moving or ' in 59s ' in moving
+    assert moving[9] in ('in 60s', 'in 59s')
 
 
 def test_json_for_programs(world: World, command: Command) -> None:
@@ -146,9 +146,9 @@ def test_stuck_is_derived(world: World, command: Command) -> None:
 def test_the_owner_is_shown(world: World, command: Command) -> None:
     leave_in_motion(world)
     change(world, "owner = 'host-1:42', lease_expires = updated_at + 60")
-    assert ' host-1:42  ' in command('list')[1]
+    assert '\thost-1:42\t' in command('list')[1]
     change(world, 'lease_expires = updated_at - 1')
-    assert ' host-1:42 (expired) ' in command('list')[1]
+    assert '\thost-1:42 (expired)\t' in command('list')[1]
 
 
 # ------------------------------------------------------------------ show
@@ -193,8 +193,7 @@ def test_what_has_ended_is_in_the_history(build: Build, capsys: pytest.CaptureFi
     assert world.attach(port_id='p_free2').status_int == 200
     assert world.call('DELETE', world.url('srv_active', 'p_free2')).status_int == 202
     assert main.main(['attachments', 'history', *database]) == 0
-    title, _, latest, first = capsys.readouterr().out.splitlines()
-    assert title == 'History (2)'
+    _, latest, first = capsys.readouterr().out.splitlines()
     assert (NAMES['p_free2'] in latest, PORT in first) == (True, True)
     for arguments, count in (
         (['--limit', '1'], 1),

@@ -113,3 +113,25 @@ def test_a_driver_whose_library_is_missing(tmp_path: Path, site: Path) -> None:
         "option [os_interface] vif_driver: 'acme_broken' cannot be imported: "
         "ModuleNotFoundError: No module named 'acme_wires'; install acme-osif[acme_broken]"
     )
+
+
+def test_its_options_are_known_to_the_sample_and_to_the_doctor(tmp_path: Path, site: Path) -> None:
+    file = tmp_path / 'osif.conf'
+    file.write_text('[acme]\nurl = x\nurrl = y\n')
+    environ = os.environ | {'PYTHONPATH': str(site), 'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+
+    def run(*command: str) -> str:
+        return subprocess.run(
+            [sys.executable, '-m', *command],
+            env=environ,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+
+    sample = run('oslo_config.generator', '--namespace', 'os_interface_ext')
+    assert '# Where the cloud is. (string value)\n#url = http://127.0.0.1' in sample
+    told = json.loads(run('os_interface_ext.cmd.main', 'doctor', '--json', '--config-file', str(file)))
+    names = [(one['what'], one['cure']) for one in told['checks'] if one['name'] == 'names']
+    assert names == [(f'{file}: [acme] has no option urrl', 'did you mean url?')]

@@ -43,11 +43,17 @@ ALLOWED = {
         'extension',
         'paths',
     },
-    'agent': {'drivers', 'exceptions', 'context', 'messaging', 'observability.logs'},
+    'agent': {'conf.rpc', 'drivers', 'exceptions', 'context', 'messaging', 'observability.logs'},
     'testing': {'drivers.base', 'drivers.proxies', 'exceptions', 'context'},
+    'checks': {'attachments', 'conf', 'context', 'db', 'drivers.base', 'drivers.loader', 'exceptions', 'policies'},
 }
 #: who alone may import these
-ONLY = {'standalone': {'cmd', 'standalone'}, 'agent': {'cmd', 'agent'}, 'testing': {'testing'}}
+ONLY = {
+    'standalone': {'cmd', 'standalone'},
+    'agent': {'cmd', 'agent'},
+    'checks': {'cmd', 'checks'},
+    'testing': {'testing'},
+}
 
 
 def modules() -> list[tuple[str, pathlib.Path]]:
