@@ -7,11 +7,16 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import time
+import urllib.error
+import urllib.request
 import venv
 import zipfile
 from importlib import metadata
@@ -113,6 +118,19 @@ def test_the_sdist_can_be_tested(built: Built) -> None:
     assert {'README.md', 'LICENSE', 'CHANGELOG.md', 'setup.cfg', 'setup.py', 'pyproject.toml'} <= found
 
 
+def test_what_is_uploaded_is_what_an_index_takes(built: Built, tmp_path: pathlib.Path) -> None:
+    run(sys.executable, '-m', 'twine', 'check', '--strict', built.sdist, built.wheel, cwd=tmp_path)
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    """A heading for each version, the newest first, with what its users see."""
+    text = (ROOT / 'CHANGELOG.md').read_text()
+    headings = [line for line in text.splitlines() if line.startswith('## ')]
+    assert text.startswith('# Changelog\n')
+    assert headings[0].split()[1] == VERSION
+    assert all(re.fullmatch(r'## \d+\.\d+\.\d+ \((unreleased|\d{4}-\d\d-\d\d)\)', line) for line in headings)
+
+
 # ------------------------------------------------------------------ installed
 
 
@@ -212,6 +230,66 @@ def test_every_entry_point_is_there(built: Built, installed: pathlib.Path, tmp_p
     )
     loaded = set(python(installed, tmp_path, code).splitlines())
     assert loaded == {f'{group} {name}' for group in declared.sections() for name in declared[group]}
+
+
+# ------------------------------------------------------------------ an environment with nothing in it
+
+
+@pytest.fixture(scope='module')
+def empty(built: Built, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of the commands of an environment with our wheel, and what it requires, and nothing else."""
+    where = tmp_path_factory.mktemp('empty') / 'venv'
+    venv.create(where, symlinks=True)
+    run(sys.executable, '-m', 'pip', '--python', where / 'bin' / 'python', 'install', '-q', built.wheel, cwd=where)
+    return where / 'bin'
+
+
+def test_serve_from_an_empty_environment(empty: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    url = f'sqlite:///{tmp_path}/osif.sqlite'
+    process = subprocess.Popen(
+        [empty / 'os-interface-ext', 'serve', '--port', '0', '--database', url],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=(tmp_path / 'serve.log').open('w'),
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        greeting = process.stdout.readline()
+        assert VERSION in greeting, (tmp_path / 'serve.log').read_text()
+        base = greeting.split()[-1]
+        # The greeting has a call to copy, with a token that is good here.
+        line = next(line for line in process.stdout if line.lstrip().startswith('curl '))
+        name, _, token = shlex.split(line)[3].partition(': ')
+        with urllib.request.urlopen(urllib.request.Request(shlex.split(line)[4], headers={name: token})) as answer:
+            assert 'interfaceAttachments' in json.load(answer)
+        with pytest.raises(urllib.error.HTTPError, match='401'):
+            urllib.request.urlopen(f'{base}/v2.1/servers/x/os-interface')
+        # The reconciler within it is heard of, and all else is well.
+        until = time.monotonic() + 30
+        while (found := doctor(empty, tmp_path, url)).pop('reconciler') != 'ok':
+            assert time.monotonic() < until
+        assert set(found.values()) == {'ok'}
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def doctor(commands: pathlib.Path, cwd: pathlib.Path, url: str) -> dict[str, str]:
+    command = [commands / 'os-interface-ext', 'doctor', '--json', '--database', url]
+    told = json.loads(subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False).stdout)
+    return {one['name']: one['state'] for one in told['checks']}
+
+
+def test_its_commands_and_samples(empty: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for name in ('os-interface-ext', 'os-interface-ext-reconciler', 'os-interface-ext-status'):
+        assert 'usage' in run(empty / name, '--help', cwd=tmp_path)
+    sample = run(empty / 'oslo-config-generator', '--namespace', 'os_interface_ext', cwd=tmp_path)
+    for group in ('[database]', '[netns]', '[neutron]', '[nova]', '[nova_local]'):
+        assert f'\n{group}\n' in sample
+    assert 'os-attach-interfaces' in run(
+        empty / 'oslopolicy-sample-generator', '--namespace', 'os-interface-ext', cwd=tmp_path
+    )
 
 
 # ------------------------------------------------------------------ the checkout
