@@ -49,7 +49,9 @@ class Page:
 
 def read(text: str) -> Page:
     page = Page({}, [])
-    for block in _BLOCK.finditer(text):
+    blocks = list(_BLOCK.finditer(text))
+    assert len(blocks) == text.count('```') // 2, 'each block has a paragraph before it'
+    for block in blocks:
         if block['language'] == 'console':
             stays = block['before'].startswith(_STAYS)
             for line in block['content'].splitlines():
