@@ -22,7 +22,7 @@ What the API takes and answers, and every fault with its cause and its cure. Thi
 (`?microversion=2.70` will do as well).
 
 The API is Nova's [port interfaces](https://docs.openstack.org/api-ref/compute/#port-interfaces-servers-os-interface);
-the README says where it differs.
+where it differs is [a page](differences.md) of its own.
 """
 
 _HEADERS = f"""## Headers

@@ -141,7 +141,14 @@ def test_followed_to_the_letter(tmp_path: pathlib.Path) -> None:
                     environ[name] = re.sub(r'\$(\w+)', lambda found: environ[found[1]], value)
                 continue
             done = subprocess.run(
-                command, shell=True, cwd=where, env=environ, capture_output=True, text=True, timeout=600, check=False
+                command,
+                shell=True,
+                cwd=where,
+                env=environ,
+                capture_output=True,
+                text=True,
+                timeout=600,
+                check=False,
             )
             assert done.returncode == 0, f'{command}: {done.stdout}{done.stderr}'
             lines = done.stdout.splitlines()
