@@ -33,8 +33,9 @@ OPTS = [
         'timeout',
         default=10.0,
         min=0.1,
-        help='Seconds for which an answer of ovsdb-server is waited for, and for ovs-vswitchd to do what it is '
-        'told. It has to stay below half of [attachments] lease.',
+        help='Seconds that a plug or an unplug may take, with all its waits for ovsdb-server and ovs-vswitchd. It '
+        'has to stay below half of [attachments] lease: one that is begun at the last moment must be over before '
+        'somebody else goes on with the record.',
     ),
 ]
 

@@ -142,6 +142,20 @@ class PortRequest:
     ip_address: str | None = None
 
 
+def require_below_half_lease(conf: cfg.ConfigOpts, option: str, seconds: float) -> None:
+    """Of the longest that a side effect may take: begun at the last moment, it is over when the lease is.
+
+    :param option: with its group, as it is named to the operator
+    :raises ConfigurationError: it could still be under way when somebody else goes on with the record
+    """
+    half = conf.attachments.lease / 2
+    if seconds >= half:
+        raise exceptions.ConfigurationError(
+            f'option {option}: {seconds:g} s is not below half of [attachments] lease, {half:g} s: lower it, or '
+            'raise the lease'
+        )
+
+
 def quick(kind: type[_Value]) -> Callable[..., _Value]:
     """What makes values of a frozen dataclass with slots at a sixth of the price, of all fields in their order.
 

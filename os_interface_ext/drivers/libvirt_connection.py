@@ -91,12 +91,7 @@ class Libvirt:
             raise exceptions.ConfigurationError(
                 f'option [{GROUP}] uri: {self._uri!r} is no connection URI: give one such as qemu:///system'
             )
-        half = conf.attachments.lease / 2
-        if self._timeout >= half:
-            raise exceptions.ConfigurationError(
-                f'option [{GROUP}] call_timeout: {self._timeout:g} s is not below half of [attachments] lease, '
-                f'{half:g} s: lower it, or raise the lease'
-            )
+        base.require_below_half_lease(conf, f'[{GROUP}] call_timeout', self._timeout)
 
     def _begin(self) -> None:
         """With nothing: a fork has neither the threads nor a connection of its own."""

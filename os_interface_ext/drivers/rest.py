@@ -18,7 +18,7 @@ from oslo_config import cfg
 from os_interface_ext import exceptions
 from os_interface_ext.conf import openstack
 from os_interface_ext.context import RequestContext
-from os_interface_ext.drivers.base import Fence
+from os_interface_ext.drivers import base
 from os_interface_ext.observability import logs
 
 LOG = logs.get(__name__)
@@ -82,7 +82,7 @@ class Service:
         self._group = group
         self._version = version
         self._timeouts = (options.connect_timeout, options.read_timeout)
-        self._check_timeouts(conf)
+        base.require_below_half_lease(conf, f'[{group}] connect_timeout + read_timeout', sum(self._timeouts))
         self._check_places(options)
         self._retries = options.read_retries
         self._renewable = 0.0
@@ -95,14 +95,6 @@ class Service:
         self._adapter.service_type = options.service_type or service_type
         self._adapter.interface = self._adapter.interface or ['internal', 'public']
         self._adapter.default_microversion = microversion
-
-    def _check_timeouts(self, conf: cfg.ConfigOpts) -> None:
-        (connect, read), half = self._timeouts, conf.attachments.lease / 2
-        if connect + read >= half:
-            raise exceptions.ConfigurationError(
-                f'option [{self._group}] read_timeout: {read:g} s and connect_timeout {connect:g} s together are '
-                f'not below half of [attachments] lease, {half:g} s: lower them, or raise the lease'
-            )
 
     def _check_places(self, options: Any) -> None:
         """What would otherwise be found out by the first request."""
@@ -149,7 +141,7 @@ class Service:
         ctxt: RequestContext,
         method: str,
         path: str,
-        fence: Fence,
+        fence: base.Fence,
         body: dict[str, Any] | None = None,
         *,
         as_caller: bool = False,
@@ -195,7 +187,7 @@ class Service:
         method: str,
         path: str,
         as_caller: bool,
-        fence: Fence | None = None,
+        fence: base.Fence | None = None,
         **more: Any,
     ) -> Answer:
         """One request; once more with a new token where ours may be what was not accepted: nothing was done."""
@@ -212,7 +204,7 @@ class Service:
         method: str,
         path: str,
         token: str | None,
-        fence: Fence | None,
+        fence: base.Fence | None,
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> Answer:

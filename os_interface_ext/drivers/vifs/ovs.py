@@ -62,13 +62,14 @@ _FIRST_LOOK, _LAST_LOOK = 0.002, 0.05
 class OVSVIFDriver(base.VIFDriver):
     """Options: the group ``[ovs]``.
 
-    :raises ConfigurationError: ``ovsdb_connection`` is nothing to connect to
+    :raises ConfigurationError: ``ovsdb_connection`` is nothing to connect to, or ``timeout`` too long
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         options.register_opts(conf)
         self._conf = conf[GROUP]
         _address(self._conf.ovsdb_connection)
+        base.require_below_half_lease(conf, f'[{GROUP}] timeout', self._conf.timeout)
 
     def check(self, ctxt: RequestContext) -> None:
         """Whether ovsdb-server answers, and has a bridge."""
@@ -177,7 +178,7 @@ class OVSVIFDriver(base.VIFDriver):
                 database.lock(nic.name, fence)
                 there = stack.enter_context(links.opened(links.path_of(conf.host_namespace), progress.begin))
                 device = _Device(nic, conf.device, there)
-                return work(_World(nic, database, device, progress, conf.timeout))
+                return work(_World(nic, database, device, progress))
 
         try:
             return links.apart('Open vSwitch', apart)
@@ -280,14 +281,11 @@ class _Progress:
 class _World:
     """What the database and the kernel have of a NIC, while its lock is held."""
 
-    def __init__(
-        self, nic: _Nic, database: _Database, device: _Device, progress: _Progress, timeout: float
-    ) -> None:
+    def __init__(self, nic: _Nic, database: _Database, device: _Device, progress: _Progress) -> None:
         self._nic = nic
         self._database = database
         self._device = device
         self._progress = progress
-        self._timeout = timeout
 
     def plug(self, port: base.Port, bridge: str) -> dict[str, Any]:
         """:raises PlugFailed: and what was made is taken back"""
@@ -427,9 +425,9 @@ class _World:
         self._await(is_used)
 
     def _await(self, condition: Callable[[], bool]) -> None:
-        begun, pause = time.monotonic(), _FIRST_LOOK
+        pause = _FIRST_LOOK
         while not condition():
-            if time.monotonic() > begun + self._timeout:
+            if self._database.remaining() <= 2 * pause:
                 # Something is on its way, whoever has begun it.
                 self._progress.has_begun = True
                 raise _Silent('ovs-vswitchd does not do what it is told')
@@ -498,14 +496,15 @@ def _lock_id(name: str) -> str:
 
 
 class _Database:
-    """A connection to ovsdb-server. Whatever fails is an OSError; no wait is longer than the time-out.
+    """A connection to ovsdb-server. Whatever fails is an OSError.
 
+    :param timeout: seconds for all that is done with it
     :raises OSError: there is none
     """
 
     def __init__(self, connection: str, timeout: float) -> None:
         family, address = _address(connection)
-        self._timeout = timeout
+        self._until = time.monotonic() + timeout
         self._received = b''
         self._requests = 0
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -521,6 +520,10 @@ class _Database:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+    def remaining(self) -> float:
+        """Seconds that are left of its time; never negative."""
+        return max(0.0, self._until - time.monotonic())
 
     def transact(self, *operations: dict[str, Any]) -> list[Any]:
         """Do them as one; the rows that each one has found, or none.
@@ -543,7 +546,7 @@ class _Database:
         lock_id = _lock_id(name)
         if self._request('lock', [lock_id])['locked']:
             return
-        until = time.monotonic() + min(self._timeout, fence.remaining())
+        until = min(self._until, time.monotonic() + fence.remaining())
         while True:
             try:
                 message = self._next(until)
@@ -555,11 +558,10 @@ class _Database:
 
     def _request(self, method: str, params: list[Any]) -> Any:
         self._requests += 1
-        until = time.monotonic() + self._timeout
         self._send({'method': method, 'params': params, 'id': self._requests})
         try:
             while True:
-                message = self._next(until)
+                message = self._next(self._until)
                 if message.get('id') == self._requests and 'method' not in message:
                     break
         except TimeoutError as error:
@@ -569,8 +571,11 @@ class _Database:
         return message['result']
 
     def _send(self, message: dict[str, Any]) -> None:
+        remaining = self.remaining()
+        if not remaining:
+            raise _Silent('no time is left')
         try:
-            self._socket.settimeout(self._timeout)
+            self._socket.settimeout(remaining)
             self._socket.sendall(json.dumps(message).encode())
         except OSError as error:
             raise _Silent(f'ovsdb-server: {error}') from error

@@ -569,6 +569,22 @@ def test_a_switch_that_is_away_or_silent(machine: Machine) -> None:
 
 
 @only_tap
+def test_the_waits_of_a_call_share_its_time(machine: Machine) -> None:
+    """Each answer comes soon enough, but all together do not."""
+    (server, _), port = machine.servers, make_port(machine.servers[0])
+    real = ovs._Database._send
+
+    def slow(self: Any, message: dict[str, Any]) -> None:
+        time.sleep(0.3)
+        real(self, message)
+
+    with mock.patch.object(ovs._Database, '_send', slow), pytest.raises(exceptions.Unavailable):
+        plug(machine.driver(timeout=1.0), server, port)
+    unplug(machine.driver(), server, port.id)
+    machine.assert_empty()
+
+
+@only_tap
 def test_a_database_that_is_away(machine: Machine) -> None:
     server, port = machine.servers[0], make_port(machine.servers[0])
     for connection in (f'unix:{machine.switch.folder}/none', 'tcp:127.0.0.1:1'):
@@ -587,6 +603,9 @@ def test_a_database_that_is_away(machine: Machine) -> None:
     for bad in ('', 'unix:', 'ssl:127.0.0.1:6640', 'tcp:127.0.0.1', 'tcp::6640'):
         with pytest.raises(exceptions.ConfigurationError):
             machine.driver(ovsdb_connection=bad)
+    too_long = r'\[ovs\] timeout: 15 s .* \[attachments\] lease, 15 s'
+    with pytest.raises(exceptions.ConfigurationError, match=too_long):
+        machine.driver(timeout=15.0)
     machine.assert_empty()
 
 
