@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -54,7 +55,7 @@ _KEY = 'osif'
 _BEGUN, _COMPLETE = 'plugging', 'plugged'
 _ALIAS = 'osif:'
 #: <linux/if_tun.h>
-_TUNSETIFF, _TUNSETPERSIST, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x400454CB, 0x0002, 0x1000
+_TUNSETIFF, _TUNSETPERSIST, _IFF_TAP, _IFF_NO_PI, _IFF_TUN_EXCL = 0x400454CA, 0x400454CB, 0x0002, 0x1000, 0x8000
 #: Seconds from one look at ovs-vswitchd to the next, at first and at most.
 _FIRST_LOOK, _LAST_LOOK = 0.002, 0.05
 
@@ -685,14 +686,25 @@ class _Device:
 
     @contextlib.contextmanager
     def _tap(self) -> Iterator[None]:
-        """A tap device that stays, unless the block fails, or its process."""
+        """A tap device that stays, unless the block fails, or its process.
+
+        :raises PlugFailed: somebody else has just made one of that name
+        """
         self._links.begin()
         with contextlib.ExitStack() as stack:
             with self._links.entered():
                 tun = os.open('/dev/net/tun', os.O_RDWR | os.O_CLOEXEC)
                 stack.callback(os.close, tun)
-                name = self._nic.name.encode()
-                fcntl.ioctl(tun, _TUNSETIFF, struct.pack('16sH22x', name, _IFF_TAP | _IFF_NO_PI))
+                # Without EXCL a tap device that is there would be opened, whosever it is.
+                flags = _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL
+                try:
+                    fcntl.ioctl(tun, _TUNSETIFF, struct.pack('16sH22x', self._nic.name.encode(), flags))
+                except OSError as error:
+                    if error.errno == errno.EBUSY:
+                        # Not that the machine is.
+                        reason = f'the link {self._nic.name} is there, and not ours'
+                        raise exceptions.PlugFailed(operator=reason) from error
+                    raise
             yield
             self._links.begin()
             fcntl.ioctl(tun, _TUNSETPERSIST, 1)

@@ -374,6 +374,25 @@ def test_what_is_not_ours_is_left_alone(machine: Machine) -> None:
         assert machine.switch.ports(BRIDGE) == ({name} if row else set())
 
 
+@only_tap
+def test_a_tap_that_somebody_else_makes_meanwhile(machine: Machine) -> None:
+    """When the driver has seen that there is none."""
+    driver, (server, _) = machine.driver(), machine.servers
+    port = make_port(server)
+    name = f'tap{port.id[:11]}'
+    real = ovs._Device._tap
+
+    def late(self: Any) -> Any:
+        subprocess.run(['ip', '-n', machine.host, 'tuntap', 'add', name, 'mode', 'tap'], check=True)
+        return real(self)
+
+    with mock.patch.object(ovs._Device, '_tap', late), pytest.raises(exceptions.PlugFailed):
+        plug(driver, server, port)
+    unplug(driver, server, port.id)
+    assert {found: link.get('ifalias') for found, link in machine.links().items()} == {name: None}
+    assert machine.switch.interfaces() == {}
+
+
 def test_ports_whose_names_are_the_same(machine: Machine) -> None:
     driver, (server, _) = machine.driver(), machine.servers
     port = make_port(server)
