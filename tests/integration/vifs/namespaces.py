@@ -78,8 +78,19 @@ def addresses(link: dict[str, Any]) -> set[str]:
 
 
 def is_up(link: dict[str, Any]) -> bool:
-    """Its operational state follows a little later; these flags are there at once."""
+    """Of an end of a veth pair these flags are there at once; its operational state follows a little later."""
     return {'UP', 'LOWER_UP'} <= set(link['flags'])
+
+
+def come_up(name: str, patience: float = 10.0) -> bool:
+    """Whether all links do. A bridge has no carrier before a port of its own forwards, for which the kernel waits
+    until the port's operational state has followed."""
+    begun = time.monotonic()
+    while not all(is_up(link) for link in links(name)):
+        if time.monotonic() > begun + patience:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def ports(name: str) -> list[str]:
