@@ -62,27 +62,9 @@ class NetnsVIFDriver(base.VIFDriver):
 
     def check(self, ctxt: RequestContext) -> None:
         """Whether namespaces can be entered and links be made, by this process."""
-        where = links.path_of(self._conf.namespace)
-        if not os.path.isdir(folder := os.path.dirname(where.partition('{')[0])):
-            raise exceptions.Unavailable(
-                operator=f'option [{GROUP}] namespace: {folder} is not there',
-                operator_cure=f'make the namespaces of the servers (ip netns add), or correct [{GROUP}] namespace',
-            )
-        lacking = [name for name, bit in _CAPABILITIES.items() if not _effective() >> bit & 1]
-        if lacking:
-            raise exceptions.Unavailable(
-                operator=f'this process lacks {" and ".join(lacking)}',
-                operator_cure='run it as root, or give its unit AmbientCapabilities with these',
-            )
-        lock = pathlib.Path(self._conf.lock_path)
-        there = next(path for path in (lock, *lock.absolute().parents) if path.exists())
-        if not os.access(there, os.W_OK):
-            raise exceptions.Unavailable(
-                operator=f'option [{GROUP}] lock_path: {there} cannot be written to',
-                operator_cure=f'give the directory to the user of this process, or correct [{GROUP}] lock_path',
-            )
 
         def work() -> None:
+            self._require_what_is_needed()
             with self._host(base.Fence(0, time.monotonic() + _PATIENCE)):
                 pass
 
@@ -172,6 +154,30 @@ class NetnsVIFDriver(base.VIFDriver):
 
     # ------------------------------------------------------------------ within
 
+    def _require_what_is_needed(self) -> None:
+        """:raises Unavailable: it is not there, or not for this process"""
+        where = links.path_of(self._conf.namespace)
+        if not os.path.isdir(folder := os.path.dirname(where.partition('{')[0])):
+            raise exceptions.Unavailable(
+                operator=f'option [{GROUP}] namespace: {folder} is not there',
+                operator_cure=f'make the namespaces of the servers (ip netns add), or correct [{GROUP}] namespace',
+            )
+        lacking = [name for name, bit in _CAPABILITIES.items() if not _effective() >> bit & 1]
+        if lacking:
+            raise exceptions.Unavailable(
+                operator=f'this process lacks {" and ".join(lacking)}',
+                operator_cure='run it as root, or give its unit AmbientCapabilities with these',
+            )
+        lock = self._lock_file().absolute()
+        # What is not there yet is made by the first plug.
+        there = next(path for path in (lock, *lock.parents) if os.path.lexists(path))
+        is_right, mode = (there.is_file(), os.R_OK) if there == lock else (there.is_dir(), os.X_OK)
+        if not is_right or not os.access(there, os.W_OK | mode):
+            raise exceptions.Unavailable(
+                operator=f'option [{GROUP}] lock_path: {there} cannot be written to',
+                operator_cure=f'give the directory to the user of this process, or correct [{GROUP}] lock_path',
+            )
+
     def _plug(self, host: links.Links, guest: links.Links, nic: _Nic, port: base.Port) -> dict[str, Any]:
         bridge = _bridge(host, port.network_id)
         pair = _pair(host, guest, nic, port.mac_address.lower())
@@ -249,13 +255,16 @@ class NetnsVIFDriver(base.VIFDriver):
             name = name.replace(key, value)
         return links.opened(links.path_of(name), fence.check)
 
+    def _lock_file(self) -> pathlib.Path:
+        return pathlib.Path(self._conf.lock_path) / 'netns.lock'
+
     @contextlib.contextmanager
     def _lock(self, fence: base.Fence) -> Iterator[None]:
         """:raises Unavailable: somebody has it for all the time that there is, or it cannot be made"""
-        directory = pathlib.Path(self._conf.lock_path)
+        path = self._lock_file()
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(directory / 'netns.lock', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise exceptions.Unavailable(operator=f'option [{GROUP}] lock_path: {error}') from error
         try:

@@ -73,21 +73,19 @@ class OVSVIFDriver(base.VIFDriver):
         base.require_below_half_lease(conf, f'[{GROUP}] timeout', self._conf.timeout)
 
     def check(self, ctxt: RequestContext) -> None:
-        """Whether ovsdb-server answers, and has a bridge."""
-        where = self._conf.ovsdb_connection
-        try:
-            with _Database(where, self._conf.timeout) as database:
-                (bridges,) = database.transact(_select('Bridge', [], 'name'))
-        except (OSError, _Refused) as error:
-            raise exceptions.Unavailable(
-                operator=f'ovsdb-server at {where}: {error}',
-                operator_cure=f'start Open vSwitch (openvswitch-switch), or correct [{GROUP}] ovsdb_connection',
-            ) from error
+        """Whether ovsdb-server answers, and has a bridge, and the namespace of the devices can be entered."""
+        (bridges,) = self._look(_select('Bridge', [], 'name'))
         if not bridges:
             raise exceptions.Unavailable(
-                operator=f'ovsdb-server at {where} has no bridge',
+                operator=f'ovsdb-server at {self._conf.ovsdb_connection} has no bridge',
                 operator_cure=f'make one (ovs-vsctl add-br {self._conf.bridge}), or start what makes it',
             )
+
+        def enter() -> None:
+            with self._host(lambda: None):
+                pass
+
+        links.apart('Open vSwitch', enter)
 
     def capabilities(self, ctxt: RequestContext, server: base.Server) -> frozenset[str]:
         """No tags: it is not for a switch to tell them to a guest."""
@@ -139,30 +137,45 @@ class OVSVIFDriver(base.VIFDriver):
         self._apart(nic, fence, _World.remove)
 
     def plugged(self, ctxt: RequestContext, server: base.Server) -> set[str]:
-        """Those that are complete.
+        """Those that are complete, and whose device ovs-vswitchd has: a reboot leaves the interfaces alone.
 
         :raises Unavailable: ovsdb-server does not answer
         """
-        found = self._external_ids({'vm-uuid': server.id, _KEY: _COMPLETE})
-        return {ids['iface-id'] for ids in found if 'iface-id' in ids}
+        found = self._rows({'vm-uuid': server.id, _KEY: _COMPLETE})
+        return {row.external_ids['iface-id'] for row in found if row.is_in_use and 'iface-id' in row.external_ids}
 
     def find_plugged(self, ctxt: RequestContext) -> set[tuple[str, str]]:
-        """Those that are half made too.
+        """Those that are half made, or have lost their device, too.
 
         :raises Unavailable: ovsdb-server does not answer
         """
-        found = self._external_ids({_KEY: _COMPLETE}, {_KEY: _BEGUN})
-        return {(ids['vm-uuid'], ids['iface-id']) for ids in found if {'vm-uuid', 'iface-id'} <= ids.keys()}
+        ids = [row.external_ids for row in self._rows({_KEY: _COMPLETE}, {_KEY: _BEGUN})]
+        return {(one['vm-uuid'], one['iface-id']) for one in ids if {'vm-uuid', 'iface-id'} <= one.keys()}
 
-    def _external_ids(self, *wanted: dict[str, str]) -> list[dict[str, str]]:
-        """The external ids of all interfaces that have any of these among them."""
-        looks = [_select('Interface', [['external_ids', 'includes', _map(ids)]], 'external_ids') for ids in wanted]
+    def _rows(self, *wanted: dict[str, str]) -> list[_Row]:
+        """All interfaces that have any of these among their external ids."""
+        found = self._look(*(_select_interfaces([['external_ids', 'includes', _map(ids)]]) for ids in wanted))
+        return [_Row.of(interface) for interfaces in found for interface in interfaces]
+
+    def _look(self, *selects: dict[str, Any]) -> list[Any]:
+        """:raises Unavailable: ovsdb-server does not answer"""
         try:
             with _Database(self._conf.ovsdb_connection, self._conf.timeout) as database:
-                answers = database.transact(*looks)
+                return database.transact(*selects)
         except (OSError, _Refused) as error:
-            raise exceptions.Unavailable(operator=f'ovsdb-server: {error}') from error
-        return [_pairs(row['external_ids']) for rows in answers for row in rows]
+            raise exceptions.Unavailable(
+                operator=f'ovsdb-server at {self._conf.ovsdb_connection}: {error}',
+                operator_cure=f'start Open vSwitch (openvswitch-switch), or correct [{GROUP}] ovsdb_connection',
+            ) from error
+
+    @contextlib.contextmanager
+    def _host(self, begin: Callable[[], object]) -> Iterator[links.Links]:
+        """The links of the devices' namespace: see links.opened."""
+        try:
+            with links.opened(links.path_of(self._conf.host_namespace), begin) as host:
+                yield host
+        except links.NoNamespace as error:
+            raise exceptions.Unavailable(operator=f'option [{GROUP}] host_namespace: {error}') from error
 
     def _apart(self, nic: _Nic, fence: base.Fence, work: Callable[[_World], T]) -> T:
         """Do it in a thread of its own, to its end.
@@ -177,14 +190,11 @@ class OVSVIFDriver(base.VIFDriver):
             with contextlib.ExitStack() as stack:
                 database = stack.enter_context(_Database(conf.ovsdb_connection, conf.timeout))
                 database.lock(nic.name, fence)
-                there = stack.enter_context(links.opened(links.path_of(conf.host_namespace), progress.begin))
-                device = _Device(nic, conf.device, there)
+                device = _Device(nic, conf.device, stack.enter_context(self._host(progress.begin)))
                 return work(_World(nic, database, device, progress))
 
         try:
             return links.apart('Open vSwitch', apart)
-        except links.NoNamespace as error:
-            raise exceptions.Unavailable(operator=f'option [{GROUP}] host_namespace: {error}') from error
         except (NetlinkError, OSError, _Refused, exceptions.DeadlinePassed) as error:
             if progress.has_begun:
                 raise exceptions.UnknownOutcome(operator=f'Open vSwitch: {error}') from error
@@ -254,16 +264,29 @@ class _Row:
     """An interface as the database has it."""
 
     external_ids: dict[str, str]
-    port: str | None
+    port: str | None = None
     #: the number that ovs-vswitchd has given it; -1: it could not; None: it has not seen it yet
-    number: int | None
+    number: int | None = None
     #: the number of the link that it uses
-    index: int | None
-    error: str
+    index: int | None = None
+    error: str = ''
+
+    @classmethod
+    def of(cls, interface: dict[str, Any], port: str | None = None) -> _Row:
+        """One of the answers to what :func:`_select_interfaces` makes."""
+        # What is not there is an empty set.
+        found = {name: None if isinstance(value, list) else value for name, value in interface.items()}
+        ids = _pairs(interface['external_ids'])
+        return cls(ids, port, found['ofport'], found['ifindex'], found['error'] or '')
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether ovs-vswitchd has it in its datapath."""
+        return self.number is not None and self.number > 0
 
     def is_used(self, index: int | None) -> bool:
-        """Whether ovs-vswitchd has it in its datapath, and as the link of that number."""
-        return self.number is not None and self.number > 0 and self.index is not None and self.index == index
+        """Whether it is there as the link of that number."""
+        return self.is_in_use and self.index is not None and self.index == index
 
 
 class _Progress:
@@ -338,18 +361,15 @@ class _World:
         """The interface of that name, or the port that has the name without one."""
         where = [['name', '==', self._nic.name]]
         interfaces, ports = self._database.transact(
-            _select('Interface', where, 'external_ids', 'ofport', 'ifindex', 'error'),
+            _select_interfaces(where),
             _select('Port', where, '_uuid'),
         )
         if not interfaces and not ports:
             return None
         port = ports[0]['_uuid'][1] if ports else None
         if not interfaces:
-            return _Row({}, port, None, None, '')
-        # What is not there is an empty set.
-        found = {name: None if isinstance(value, list) else value for name, value in interfaces[0].items()}
-        ids = _pairs(interfaces[0]['external_ids'])
-        return _Row(ids, port, found['ofport'], found['ifindex'], found['error'] or '')
+            return _Row({}, port)
+        return _Row.of(interfaces[0], port)
 
     def _bridges(self, where: list[Any]) -> list[str]:
         (found,) = self._database.transact(_select('Bridge', where, 'name'))
@@ -438,6 +458,10 @@ class _World:
 
 def _select(table: str, where: list[Any], *columns: str) -> dict[str, Any]:
     return {'op': 'select', 'table': table, 'where': where, 'columns': list(columns)}
+
+
+def _select_interfaces(where: list[Any]) -> dict[str, Any]:
+    return _select('Interface', where, 'external_ids', 'ofport', 'ifindex', 'error')
 
 
 def _mutate(table: str, where: list[Any], *mutations: list[Any]) -> dict[str, Any]:

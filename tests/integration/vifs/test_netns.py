@@ -29,6 +29,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from os_interface_ext import conf as config
 from os_interface_ext import exceptions
+from os_interface_ext.context import service_context
 from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
 from os_interface_ext.drivers import base, links
@@ -341,6 +342,29 @@ def test_a_host_namespace_that_is_not_there(machine: Machine) -> None:
         plug(driver, server, make_port(server))
     with pytest.raises(exceptions.Unavailable):
         unplug(driver, server, str(uuid.uuid4()))
+
+
+def test_check_of_what_every_plug_needs(machine: Machine, tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'file').touch()
+    for host in ('osif-nowhere', str(tmp_path / 'file')):
+        machine.options['host_namespace'] = host
+        with pytest.raises(exceptions.Unavailable, match='host_namespace'):
+            machine.driver().check(service_context())
+    machine.options['host_namespace'] = machine.host
+    for lock_path in (tmp_path / 'file', tmp_path / 'file' / 'below'):
+        machine.options['lock_path'] = str(lock_path)
+        with pytest.raises(exceptions.Unavailable, match='lock_path'):
+            machine.driver().check(service_context())
+    machine.options['lock_path'] = str(tmp_path / 'lock' / 'below')
+    machine.driver().check(service_context())
+    assert not (tmp_path / 'lock').exists()
+    (tmp_path / 'lock' / 'below' / 'netns.lock').mkdir(parents=True)
+    with pytest.raises(exceptions.Unavailable, match='lock_path'):
+        machine.driver().check(service_context())
+    (tmp_path / 'lock' / 'below' / 'netns.lock').rmdir()
+    server = machine.servers[0]
+    plug(machine.driver(), server, make_port(server))
+    machine.driver().check(service_context())
 
 
 def test_a_lock_that_another_one_keeps(machine: Machine) -> None:

@@ -335,6 +335,30 @@ def test_what_somebody_has_changed_is_mended(machine: Machine) -> None:
         machine.assert_empty()
 
 
+def test_what_a_reboot_leaves_is_not_plugged(machine: Machine) -> None:
+    """The database is kept, and the devices are not."""
+    driver, (server, _) = machine.driver(), machine.servers
+    port = make_port(server)
+    name = plug(driver, server, port)['device']
+    for again in (plug, unplug):
+        machine.switch.switch.kill()
+        subprocess.run(['ip', '-n', machine.host, 'link', 'del', name], check=True)
+        machine.switch.switch.start()
+        until = time.monotonic() + 20
+        while plugged(driver, server):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        # An agent is told of it all the same.
+        assert set(driver.find_plugged(service_context())) == {(server.id, port.id)}
+        if again is plug:
+            plug(driver, server, port)
+            assert plugged(driver, server) == {port.id}
+            assert machine.nics(server) == [port.id]
+        else:
+            unplug(driver, server, port.id)
+    machine.assert_empty()
+
+
 def test_a_device_of_the_other_kind_is_replaced(machine: Machine) -> None:
     (server, _), port = machine.servers, make_port(machine.servers[0])
     for device in ('tap', 'veth', 'tap'):
@@ -612,13 +636,16 @@ def test_a_database_that_is_away(machine: Machine) -> None:
             functools.partial(plug, driver, server, port),
             functools.partial(unplug, driver, server, port.id),
             functools.partial(plugged, driver, server),
+            functools.partial(driver.check, service_context()),
         ]
         for call in calls:
             with pytest.raises(exceptions.Unavailable) as caught:
                 call()
             assert not isinstance(caught.value, exceptions.UnknownOutcome)
-    with pytest.raises(exceptions.Unavailable):
-        plug(machine.driver(host_namespace='osif-nowhere'), server, port)
+    nowhere = machine.driver(host_namespace='osif-nowhere')
+    for call in (lambda: plug(nowhere, server, port), lambda: nowhere.check(service_context())):
+        with pytest.raises(exceptions.Unavailable, match='host_namespace'):
+            call()
     for bad in ('', 'unix:', 'ssl:127.0.0.1:6640', 'tcp:127.0.0.1', 'tcp::6640'):
         with pytest.raises(exceptions.ConfigurationError):
             machine.driver(ovsdb_connection=bad)
