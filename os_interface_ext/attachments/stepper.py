@@ -206,14 +206,23 @@ class Stepper:
     def _unplug(self, ctxt: RequestContext, server: base.Server, held: Held) -> Held:
         record = held.record
         if record.port_id is not None:
-            self._vifs.unplug(ctxt, server, record.port_id, record.plug_data, held.fence)
+            self._take_out(ctxt, server, held, record.port_id)
             if record.host is not None and record.host != server.host:
                 # The server has moved since: what may be left on the recorded host goes too.
-                left = dataclasses.replace(server, host=record.host)
-                self._vifs.unplug(ctxt, left, record.port_id, record.plug_data, held.fence)
+                self._take_out(ctxt, dataclasses.replace(server, host=record.host), held, record.port_id)
         if not self._vifs.has_side_effects:
             return held
         return self._store.swap(record, state=State.RELEASING)
+
+    def _take_out(self, ctxt: RequestContext, server: base.Server, held: Held, port_id: str) -> None:
+        record = held.record
+        try:
+            self._vifs.unplug(ctxt, server, port_id, record.plug_data, held.fence)
+        except exceptions.NotSupported:
+            # What a failed plug has left alone, because somebody else had plugged it, is not the undo's to take
+            # out. The driver tells, not the error of the plug: a crash or an outage would have that forgotten.
+            if record.reason is not Reason.UNDO or port_id in self._vifs.plugged(ctxt, server):
+                raise
 
     def _release(self, ctxt: RequestContext, held: Held) -> None:
         record = held.record

@@ -399,6 +399,8 @@ class VIFDriver(Driver):
         ``plug_data`` is empty when nothing was recorded (the port was plugged by somebody else).
 
         :raises InProgress: it is on its way; to be asked again
+        :raises NotSupported: it cannot be taken out; an undo is content with that if ``plugged`` does not tell
+            of the NIC
         """
 
     @abc.abstractmethod

@@ -296,6 +296,46 @@ def test_an_undo_that_cannot_be_confirmed_is_503_and_stays(setting: Setting, man
     setting.nothing_left(port)
 
 
+@pytest.mark.parametrize('outage', [False, True], ids=['at once', 'later'])
+def test_a_nic_of_somebody_else_does_not_hold_up_an_undo(setting: Setting, manager: Manager, outage: bool) -> None:
+    """The driver refuses to plug the port, and to take out what it does not know."""
+    port = setting.free_port()
+    setting.cloud.hooks['before plug'] = raising(exceptions.PlugFailed())
+    if outage:
+        setting.cloud.hooks['before unplug'] = raising(exceptions.Unavailable())
+        with pytest.raises(exceptions.UndoPending):
+            manager.attach(CTXT, setting.server, by_port(port))
+        setting.cloud.hooks['before unplug'] = raising(exceptions.NotSupported())
+        manager.detach(CTXT, setting.server, port)
+    else:
+        setting.cloud.hooks['before unplug'] = raising(exceptions.NotSupported())
+        with pytest.raises(exceptions.PlugFailed):
+            manager.attach(CTXT, setting.server, by_port(port))
+    setting.nothing_left(port)
+    manager.attach(CTXT, setting.other, by_port(port))
+
+
+def _cannot_tell(*args: object) -> set[str]:
+    raise exceptions.NotSupported()
+
+
+@pytest.mark.parametrize('knows', [True, False])
+def test_an_undo_that_takes_nothing_out_of_what_is_plugged_stays(
+    setting: Setting, manager: Manager, knows: bool
+) -> None:
+    port = setting.free_port()
+    setting.cloud.hooks['after plug'] = raising(RuntimeError('bug'))
+    setting.cloud.hooks['before unplug'] = raising(exceptions.NotSupported())
+    if not knows:
+        setting.cloud.plugged = _cannot_tell  # type: ignore[method-assign]
+    with pytest.raises(exceptions.UndoPending):
+        manager.attach(CTXT, setting.server, by_port(port))
+    [record] = setting.records()
+    assert (record.state, record.reason) == (State.UNPLUGGING, Reason.UNDO)
+    manager.detach(CTXT, setting.server, port)
+    setting.nothing_left(port)
+
+
 def test_a_delete_during_an_attach_undoes_it(setting: Setting, manager: Manager) -> None:
     port = setting.free_port()
     setting.cloud.hooks['after plug'] = lambda: manager.detach(CTXT, setting.server, port)

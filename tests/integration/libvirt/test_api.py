@@ -32,7 +32,7 @@ from tests.integration.vifs import namespaces
 from tests.services.libvirt import proxy
 from tests.services.libvirt.hypervisor import GATEWAY, LINUX_BRIDGE, PREFIX
 
-from .conftest import MTU, NETWORK, OTHER_PROJECT, PROJECT, Machine, make_port, plug, unplug
+from .conftest import MTU, NETWORK, OTHER_PROJECT, PROJECT, Machine, foreign, make_port, plug, unplug
 
 pytestmark = pytest.mark.service
 
@@ -179,6 +179,21 @@ def test_what_cannot_be_plugged_is_undone(machine: Machine, cloud_of: Callable[.
     cloud.call('POST', server, body=BY_NETWORK, status=500)
     assert machine.everywhere(server) == []
     assert cloud.parts.store.of_server(server.id) == []
+
+
+def test_a_port_that_somebody_else_has_plugged_is_free_again(
+    machine: Machine, cloud_of: Callable[..., Cloud]
+) -> None:
+    """Neither the NIC nor the port is held up by an attach that had to fail."""
+    cloud, (server, _) = cloud_of(), machine.servers
+    network, ctxt, fence = cloud.parts.drivers.network, contract.member(server), contract.fence()
+    port = network.create(ctxt, server, base.PortRequest(NETWORK), 'a-mark', fence)
+    network.unbind(ctxt, port.id, server.id, fence)
+    foreign(machine, server, f"<mac address='{port.mac_address}'/><target dev='tap{port.id[:11]}'/>")
+    cloud.call('POST', server, body={'interfaceAttachment': {'port_id': port.id}}, status=500)
+    assert cloud.parts.store.of_server(server.id) == []
+    assert not network.get_port(ctxt, port.id).device_id
+    assert len(machine.hypervisor.nics(server.id, live=True)) == 1
 
 
 # ---------------------------------------------------------------------- guests that do not answer

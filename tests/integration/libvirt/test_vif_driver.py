@@ -25,7 +25,7 @@ from tests.services.libvirt import guest, proxy
 from tests.services.libvirt.hypervisor import LINUX_BRIDGE, OVS_BRIDGE, Hypervisor
 from tests.services.openvswitch import OpenVSwitch
 
-from .conftest import MTU, OVS_NETWORK, Machine, make_port, plug, plugged, unplug
+from .conftest import MTU, OVS_NETWORK, Machine, foreign, make_port, plug, plugged, unplug
 
 pytestmark = pytest.mark.service
 
@@ -143,16 +143,6 @@ def test_what_somebody_has_taken_out_of_one_description_is_mended(machine: Machi
 
 
 # ---------------------------------------------------------------------- what is not ours
-
-
-def foreign(machine: Machine, server: base.Server, more: str) -> None:
-    import libvirt
-
-    description = (
-        f"<interface type='bridge'><source bridge='{LINUX_BRIDGE}'/><model type='virtio'/>{more}</interface>"
-    )
-    both = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    machine.domain(server).attachDeviceFlags(description, both)
 
 
 def test_nics_of_others_are_left_alone(machine: Machine) -> None:
