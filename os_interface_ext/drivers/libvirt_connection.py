@@ -1,10 +1,15 @@
-"""How drivers ask libvirt: over one connection, for how long, and what its errors mean.
+"""How drivers ask libvirt: over which connection, for how long, and what its errors mean.
 
 **Time.** Nothing in libvirt bounds a call: a libvirtd that stands still, or a QEMU that does not answer it, keeps
 it for ever. So each call is made in a thread of its own, and who has asked waits for so long and no longer.
 
-**A connection that breaks** is opened again by the next call; what only reads is repeated at once, so that a
-libvirtd that was restarted meanwhile is not noticed.
+**A connection** has one call at a time. A second one would not always be sent before the first is answered (a race
+in libvirt's client, measured with 9.0), nor a sixth be read by libvirtd (max_client_requests): it would be done
+when everybody has given it up. One that breaks is opened again by the next call; what only reads is repeated at
+once, so that a libvirtd that was restarted meanwhile is not noticed.
+
+**A change that was given up** may still be made: while its request waits for libvirtd, or in libvirt for another
+change of the domain. This process knows of those of its own calls (:meth:`Libvirt.may_appear`).
 
 **Events** need libvirt's event loop, of which a process has one for all that use libvirt in it. It runs, in a
 thread of its own, in the processes of this project; a host's process is left without one, and asks instead.
@@ -18,6 +23,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -34,8 +40,16 @@ T = TypeVar('T')
 
 GROUP = options.GROUP.name
 
-#: Calls that a process has under way: more would only pile up behind a libvirtd that does not answer.
+#: Calls that are waited for in a process, and those that were given up and have not ended: more would only pile
+#: up behind a libvirtd that does not answer.
 _CALLS = 32
+#: Seconds after which one more call is made all the same.
+_TRY = 30.0
+#: Connections that are kept while no call needs them.
+_IDLE = 4
+#: Seconds for which libvirt has a change of a domain wait for another one, before it refuses it (its
+#: QEMU_JOB_WAIT_TIME).
+_CHANGE_WAITS = 30.0
 #: Seconds between keepalive messages, and how many may go unanswered.
 _KEEPALIVE = (5, 3)
 #: Errors of these have their cause on the way to libvirtd.
@@ -63,7 +77,7 @@ def is_on_the_way(error: libvirt.libvirtError) -> bool:
 
 
 class Libvirt:
-    """One libvirt, asked over a connection that is opened with the first call, anew in each process.
+    """One libvirt, asked over connections that are opened when a call needs one, anew in each process.
 
     :raises ConfigurationError: the options do not make a connection
     """
@@ -76,7 +90,8 @@ class Libvirt:
         wanted = group.event_loop
         self._with_loop: bool = getattr(conf, 'is_own_process', False) if wanted is None else wanted
         self._check(conf)
-        self._session: _Session | None = None
+        self._idle: list[_Session] = []
+        self._busy: set[_Session] = set()
         self._begin()
         os.register_at_fork(after_in_child=self._begin)
 
@@ -95,12 +110,18 @@ class Libvirt:
 
     def _begin(self) -> None:
         """With nothing: a fork has neither the threads nor a connection of its own."""
-        # To close the parent's, or only to let go of it, would end it for the parent too.
-        if self._session is not None:
-            _FORSAKEN.append(self._session)
-        self._session = None
+        # To close the parent's, or only to let go of them, would end them for the parent too.
+        _FORSAKEN.extend([*self._idle, *self._busy])
+        self._idle, self._busy = [], set()
+        #: Never kept while libvirt is called.
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._calls = threading.BoundedSemaphore(_CALLS)
+        #: those that were given up and have not ended
+        self._hung: set[_Attempt] = set()
+        self._hung_since = 0.0
+        #: those of them by which a device may yet come to be, and such whose answer was lost
+        self._unsettled: set[_Attempt] = set()
         self._watchers: set[tuple[str, threading.Event]] = set()
 
     # ------------------------------------------------------------------ asking
@@ -113,17 +134,30 @@ class Libvirt:
         """
         return self._ask(lambda connection, _: work(connection), None)
 
-    def write(self, work: Callable[[libvirt.virConnect, Callable[[], None]], T], fence: base.Fence) -> T:
+    def write(
+        self, work: Callable[[libvirt.virConnect, Callable[[], None]], T], fence: base.Fence, adds: str = ''
+    ) -> T:
         """The same of what changes something.
 
         ``work`` is also given what it has to call right before each change: it raises when it is too late, because
-        the time of the fence is over, or nobody waits any more. Only before that is it called twice.
+        the time of the fence is over, or nobody waits any more. Only before that is it called twice. ``adds`` is
+        the alias of the device that comes to be by it, if one does.
 
         :raises Unavailable: nothing has happened
         :raises UnknownOutcome: it may have had its effect
         :raises libvirtError: libvirt has answered with it
         """
-        return self._ask(work, fence)
+        return self._ask(work, fence, adds)
+
+    def may_appear(self, alias: str) -> bool:
+        """Whether a write of this process that was given up may yet add the device with this alias.
+
+        Until libvirt has answered it. If its connection has ended instead: until libvirt itself gives it up.
+        """
+        with self._lock:
+            now = time.monotonic()
+            self._unsettled = {one for one in self._unsettled if one.is_unsettled(now)}
+            return any(one.adds == alias for one in self._unsettled)
 
     def check(self) -> None:
         """Ask something that libvirtd itself has to answer.
@@ -135,15 +169,20 @@ class Libvirt:
         except libvirt.libvirtError as error:
             raise self._refusal(exceptions.Unavailable, error) from error
 
-    def _ask(self, work: Callable[[libvirt.virConnect, Callable[[], None]], T], fence: base.Fence | None) -> T:
+    def _ask(
+        self,
+        work: Callable[[libvirt.virConnect, Callable[[], None]], T],
+        fence: base.Fence | None,
+        adds: str = '',
+    ) -> T:
         try:
-            return self._call(work, _Attempt(fence))
+            return self._call(work, _Attempt(fence, adds))
         except _Broken as error:
             if error.has_changed:
                 raise self._refusal(exceptions.UnknownOutcome, error.cause) from error.cause
         LOG.debug('[%s] %s is connected to anew', GROUP, self._uri)
         try:
-            return self._call(work, _Attempt(fence))
+            return self._call(work, _Attempt(fence, adds))
         except _Broken as error:
             kind = exceptions.UnknownOutcome if error.has_changed else exceptions.Unavailable
             raise self._refusal(kind, error.cause) from error.cause
@@ -154,6 +193,7 @@ class Libvirt:
 
     def _call(self, work: Callable[[libvirt.virConnect, Callable[[], None]], T], attempt: _Attempt) -> T:
         """:raises _Broken: on the way to libvirtd, or back"""
+        self._let_in(attempt)
         calls = self._calls
         if not calls.acquire(timeout=self._timeout):
             raise self._refusal(exceptions.Unavailable, f'none of {_CALLS} calls is answered')
@@ -161,52 +201,120 @@ class Libvirt:
 
         def run() -> None:
             try:
-                future.set_result(self._work(work, attempt))
+                result = self._work(work, attempt)
             except BaseException as error:
+                self._end(attempt, is_answered=not isinstance(error, _Broken))
                 future.set_exception(error)
-            finally:
-                calls.release()
+            else:
+                self._end(attempt, is_answered=True)
+                future.set_result(result)
 
         try:
             threading.Thread(target=run, name='libvirt', daemon=True).start()
+            done, _ = concurrent.futures.wait([future], self._timeout)
         except RuntimeError as error:
-            calls.release()
             raise self._refusal(exceptions.Unavailable, error) from error
-        done, _ = concurrent.futures.wait([future], self._timeout)
+        finally:
+            calls.release()
         if done:
             return future.result()
-        has_changed = attempt.give_up()
-        # The next one shall not wait behind this one.
-        self._forget(attempt.session)
+        has_changed = self._give_up(attempt)
         kind = exceptions.UnknownOutcome if has_changed else exceptions.Unavailable
         raise self._refusal(kind, f'no answer within {self._timeout:g} s')
+
+    def _let_in(self, attempt: _Attempt) -> None:
+        """:raises Unavailable: so many calls hang already"""
+        with self._lock:
+            if len(self._hung) < _CALLS:
+                return
+            now = time.monotonic()
+            if now < self._hung_since + _TRY:
+                raise self._refusal(exceptions.Unavailable, f'none of {_CALLS} calls is answered')
+            self._hung_since = now
+            attempt.is_try = True
+
+    def _give_up(self, attempt: _Attempt) -> bool:
+        """Wait for it no more; whether a change may have been made."""
+        has_changed = attempt.give_up()
+        with self._lock:
+            now = time.monotonic()
+            if not attempt.has_ended:
+                self._hung.add(attempt)
+                self._hung_since = now
+            self._unsettled = {one for one in self._unsettled if one.is_unsettled(now)}
+            if has_changed and attempt.adds:
+                self._unsettled.add(attempt)
+            # They may lead nowhere as well.
+            ended, self._idle = self._idle, []
+            if attempt.session is None and self._opening is attempt.opening:
+                # An opening may never end; the next call shall not wait for this one.
+                self._opening = threading.Lock()
+        for session in ended:
+            session.end()
+        return has_changed
+
+    def _end(self, attempt: _Attempt, *, is_answered: bool) -> None:
+        """In the thread of the call, at its end."""
+        with self._lock:
+            attempt.end(is_answered=is_answered)
+            self._hung.discard(attempt)
+            if is_answered:
+                self._unsettled.discard(attempt)
+                if attempt.is_try:
+                    # Of the others, those that still hang do so on connections that lead nowhere.
+                    self._hung.clear()
+        if attempt.session is not None:
+            self._put_back(attempt.session, is_well=is_answered)
 
     def _work(self, work: Callable[[libvirt.virConnect, Callable[[], None]], T], attempt: _Attempt) -> T:
         """In the thread of the call."""
         try:
-            attempt.session = self._open()
-            return work(attempt.session.connection, attempt.before_change)
+            session = self._open(attempt)
+            return work(session.connection, attempt.before_change)
         except libvirt.libvirtError as error:
             if attempt.session is not None and not is_on_the_way(error):
                 raise
-            self._forget(attempt.session)
             raise _Broken(error, attempt.has_changed) from error
 
-    # ------------------------------------------------------------------ the connection
+    # ------------------------------------------------------------------ the connections
 
-    def _open(self) -> _Session:
-        """All wait for the one that opens it."""
+    def _open(self, attempt: _Attempt) -> _Session:
+        """One that no other call is on; all wait for the one that opens it."""
+        if session := self._take(attempt):
+            return session
+        opening = attempt.opening = self._opening
+        with opening:
+            if session := self._take(attempt):
+                return session
+            attempt.require_waiting()
+            session = _Session(self._uri, self._on_removed if self._with_loop else None)
         with self._lock:
-            if self._session is None:
-                self._session = _Session(self._uri, self._on_removed if self._with_loop else None)
-            return self._session
+            self._busy.add(session)
+            attempt.session = session
+        return session
 
-    def _forget(self, session: _Session | None) -> None:
-        """Open another one with the next call; this one is closed when the last call that is on it ends."""
-        # Without the lock, which is kept for as long as another opening takes.
-        if session is not None and self._session is session:
-            self._session = None
-            session.end()
+    def _take(self, attempt: _Attempt) -> _Session | None:
+        with self._lock:
+            if not self._idle:
+                return None
+            session = attempt.session = self._idle.pop()
+            self._busy.add(session)
+            return session
+
+    def _put_back(self, session: _Session, *, is_well: bool) -> None:
+        """For the next call, or to be closed."""
+        with self._lock:
+            self._busy.discard(session)
+            ended = []
+            if not is_well:
+                # What has ended one connection has mostly ended all of them.
+                ended, self._idle = [session, *self._idle], []
+            elif len(self._idle) < _IDLE:
+                self._idle.append(session)
+            else:
+                ended = [session]
+        for one in ended:
+            one.end()
 
     # ------------------------------------------------------------------ events
 
@@ -251,13 +359,22 @@ class _Attempt:
     """How far a call has come, and whether anybody waits for it.
 
     :param fence: None: it changes nothing
+    :param adds: the alias of a device, or empty
     """
 
-    def __init__(self, fence: base.Fence | None) -> None:
+    def __init__(self, fence: base.Fence | None, adds: str = '') -> None:
+        self.adds = adds
         self.session: _Session | None = None
+        #: what it waits for, or waited for, to have a connection opened
+        self.opening: threading.Lock | None = None
+        #: made although too many hang
+        self.is_try = False
         self.has_changed = False
+        self.has_ended = False
         self._fence = fence
         self._is_given_up = False
+        self._is_answered = False
+        self._changed = 0.0
         self._lock = threading.Lock()
 
     def before_change(self) -> None:
@@ -265,15 +382,32 @@ class _Attempt:
         assert self._fence is not None
         self._fence.check()
         with self._lock:
-            if self._is_given_up:
-                raise exceptions.DeadlinePassed()
+            self._require_waiting()
             self.has_changed = True
+            self._changed = time.monotonic()
+
+    def require_waiting(self) -> None:
+        """:raises DeadlinePassed: nobody waits any more"""
+        with self._lock:
+            self._require_waiting()
+
+    def _require_waiting(self) -> None:
+        if self._is_given_up:
+            raise exceptions.DeadlinePassed()
 
     def give_up(self) -> bool:
         """Wait no more; whether a change may have been made."""
         with self._lock:
             self._is_given_up = True
             return self.has_changed
+
+    def end(self, *, is_answered: bool) -> None:
+        self.has_ended = True
+        self._is_answered = is_answered
+
+    def is_unsettled(self, now: float) -> bool:
+        """Whether its change may yet be made."""
+        return not self.has_ended or (not self._is_answered and now < self._changed + _CHANGE_WAITS)
 
 
 class _Session:

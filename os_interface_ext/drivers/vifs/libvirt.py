@@ -9,9 +9,13 @@ name of the tap, which follows from the port id as well.
 
 **Taking out is a request to the guest.** That libvirt has taken it says nothing: a guest that is paused, or has no
 operating system yet, does not hear it, and one that boots may lose it. So it is asked again and again, and done
-when the NIC is in no description of the domain any more: by then libvirt has removed the tap too. libvirt makes
-the changes of a domain one after the other; one that asks for a NIC that is not there hence comes after
-whatever was begun before.
+when the NIC is in no description of the domain any more: by then libvirt has removed the tap too.
+
+**Absent is not yet gone.** libvirt makes the changes of a domain one after the other, but not in the order in
+which it was asked: a plug that nobody waits for any more may follow. So none is begun that would have to wait; a
+NIC is not taken for gone while a plug of this process may yet follow; and it is looked for once more after another
+change, before which those that waited have mostly had their turn. Of the plugs of other processes, or of one that
+has died, no more than that is known.
 """
 
 from __future__ import annotations
@@ -103,7 +107,7 @@ class LibvirtVIFDriver(base.VIFDriver):
                 break
             # Nothing has failed, or somebody else has changed what it failed at.
             missing = domain.missing(nic)
-            failure = self._attach(server, description, missing, fence)
+            failure = self._attach(server, nic, description, missing, fence)
         self._take_back(server, nic, fence)
         raise exceptions.PlugFailed(operator=f'port {port.id}: {failure or "its domain changes all the time"}')
 
@@ -128,22 +132,22 @@ class LibvirtVIFDriver(base.VIFDriver):
             refusal = self._ask(server, nic, fence)
             asked = begun = time.monotonic()
             is_told = False
-            while (domain := self._look(server)) is not None and domain.has(nic):
+            domain, is_there = self._look_for(server, nic, fence)
+            while is_there:
                 now = time.monotonic()
                 if now >= give_up or not fence.remaining():
                     raise exceptions.InProgress(
-                        operator=f'the guest of server {server.id} has not given port {port_id} back'
-                        + (f': {refusal}' if refusal else '')
+                        operator=f'the guest of server {server.id} has not given port {port_id} back, or a plug '
+                        'that was given up may yet be done' + (f': {refusal}' if refusal else '')
                     )
                 if now >= asked + self._conf.unplug_repeat:
                     refusal = self._ask(server, nic, fence)
                     asked = time.monotonic()
                 is_told = removed.wait(min(self._pause(begun, is_told), give_up - now)) or is_told
                 removed.clear()
+                domain, is_there = self._look_for(server, nic, fence)
         if domain is None:
             return
-        if _LIVE in domain.places:
-            self._have_it_written_down(server, fence)
         if domain.has_of_others(nic):
             raise exceptions.NotSupported(
                 'The interface was plugged by somebody else, who has to take it out.',
@@ -183,19 +187,32 @@ class LibvirtVIFDriver(base.VIFDriver):
         except libvirt.libvirtError as error:
             raise exceptions.Unavailable(operator=f'domain {server.id}: {error}') from error
 
+    def _look_for(self, server: base.Server, nic: _Nic, fence: base.Fence) -> tuple[_Domain | None, bool]:
+        """The domain, and whether its NIC is there or may yet come."""
+        domain = self._look(server)
+        if domain is None or domain.has(nic) or self._libvirt.may_appear(nic.alias):
+            return domain, domain is not None
+        if _LIVE in domain.places:
+            self._have_it_written_down(server, fence)
+            # A plug that had waited for its turn has mostly had it by now.
+            domain = self._look(server)
+        return domain, domain is not None and domain.has(nic)
+
     def _attach(
-        self, server: base.Server, description: str, where: int, fence: base.Fence
+        self, server: base.Server, nic: _Nic, description: str, where: int, fence: base.Fence
     ) -> libvirt.libvirtError | None:
         """Plug; the error with which libvirt has refused it."""
 
         def work(connection: libvirt.virConnect, before_change: Callable[[], None]) -> None:
             domain = libvirt_connection.find(connection, server.id)
             if domain is not None:
+                if where & _LIVE:
+                    _require_idle(domain)
                 before_change()
                 domain.attachDeviceFlags(description, where)
 
         try:
-            self._libvirt.write(work, fence)
+            self._libvirt.write(work, fence, nic.alias)
         except libvirt.libvirtError as error:
             _raise_known(error)
             return error
@@ -209,6 +226,8 @@ class LibvirtVIFDriver(base.VIFDriver):
             domain = _look(connection, server.id)
             if domain is None:
                 return
+            if _LIVE in domain.places:
+                _require_idle(domain.handle)
             # The running domain first: if it gives nothing back, the configuration keeps it too.
             for where in domain.places:
                 if where == domain.places[0] or domain.has(nic, where):
@@ -242,6 +261,8 @@ class LibvirtVIFDriver(base.VIFDriver):
         try:
             self._libvirt.write(work, fence)
         except libvirt.libvirtError as error:
+            if error.get_error_code() in _BUSY:
+                raise exceptions.Unavailable(operator=str(error)) from error
             # It may have ended meanwhile.
             LOG.info('domain %s is not saved: %s', server.id, error)
 
@@ -377,6 +398,25 @@ def _look(connection: libvirt.virConnect, server_id: str) -> _Domain | None:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise
+
+
+def _require_idle(domain: libvirt.virDomain) -> None:
+    """Of a domain that runs: what is asked of it now has not to wait.
+
+    A backup lets devices come and go. libvirt has the question itself wait for any other change.
+
+    :raises Unavailable: it is being migrated, saved, dumped or the like
+    """
+    try:
+        job = domain.jobStats()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+            # It has ended, as the change will find.
+            return
+        raise
+    operation = job.get(libvirt.VIR_DOMAIN_JOB_OPERATION)
+    if job['type'] != libvirt.VIR_DOMAIN_JOB_NONE and operation != libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP:
+        raise exceptions.Unavailable(operator=f'domain {domain.name()}: libvirt itself is at it (job {operation})')
 
 
 def _attribute(element: ElementTree.Element, path: str, name: str) -> str:

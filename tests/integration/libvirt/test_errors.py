@@ -57,6 +57,10 @@ class Domain:
         self.gives_back = True
         #: Called before each change, with its flags.
         self.before: Callable[[int], None] = lambda flags: None
+        #: Called when it is to be written down.
+        self.at_metadata: Callable[[], None] = lambda: None
+        #: what libvirt itself does with it
+        self.job: dict[str, Any] = {'type': 0}
         self._told = ''
         self._state = (1, 1)
 
@@ -69,7 +73,11 @@ class Domain:
         return self._state
 
     def setMetadata(self, *_: Any) -> None:
-        """Changes nothing."""
+        """Changes nothing of its own."""
+        self.at_metadata()
+
+    def jobStats(self) -> dict[str, Any]:
+        return self.job
 
     def UUIDString(self) -> str:
         return SERVER.id
@@ -392,6 +400,170 @@ def test_calls_do_not_pile_up(connection: Connection) -> None:
     with ended('libvirt'):
         connection.before = lambda: None
         assert plugged(driver, SERVER) == set()
+
+
+def test_a_connection_has_one_call_at_a_time(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt does not always send a second one before the first is answered."""
+    import libvirt
+
+    all_are_there = threading.Barrier(10)
+    made: list[Connection] = []
+
+    def connect(uri: str) -> Connection:
+        made.append(Connection(domain))
+        made[-1].before = lambda: all_are_there.wait(20) and None
+        return made[-1]
+
+    monkeypatch.setattr(libvirt, 'open', connect)
+    driver = make_driver()
+    assert contract.at_once(*[lambda: plugged(driver, SERVER)] * 10) == [set()] * 10
+    assert len(made) == 10
+    for one in made:
+        one.before = lambda: None
+    # Some of them are kept.
+    for _ in range(3):
+        assert plugged(driver, SERVER) == set()
+    assert len(made) == 10
+
+
+def test_an_opening_that_never_ends(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    import libvirt
+
+    go_on, opened = threading.Event(), iter(range(100))
+
+    def open_at_last(uri: str) -> Connection:
+        if next(opened) == 0:
+            go_on.wait(20)
+        return connection
+
+    monkeypatch.setattr(libvirt, 'open', open_at_last)
+    driver = make_driver(call_timeout=0.2)
+    with pytest.raises(exceptions.Unavailable):
+        plugged(driver, SERVER)
+    assert plugged(driver, SERVER) == set()
+    go_on.set()
+    with ended('libvirt'):
+        assert plugged(driver, SERVER) == set()
+
+
+def test_calls_that_never_end_are_not_waited_for_for_ever(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from os_interface_ext.drivers import libvirt_connection
+
+    driver = make_driver(call_timeout=0.3)
+    go_on = threading.Event()
+    connection.before = lambda: go_on.wait(60) and None
+    answers = contract.at_once(*[lambda: plugged(driver, SERVER)] * 32)
+    assert {type(answer) for answer in answers} == {exceptions.Unavailable}
+    connection.before = lambda: None
+    with pytest.raises(exceptions.Unavailable, match='none of 32 calls'):
+        plugged(driver, SERVER)
+    monkeypatch.setattr(libvirt_connection, '_TRY', 0.0)
+    assert plugged(driver, SERVER) == set()
+    # It has answered: there is room for all again.
+    monkeypatch.setattr(libvirt_connection, '_TRY', 1000.0)
+    assert plugged(driver, SERVER) == set()
+    go_on.set()
+    with ended('libvirt'):
+        assert plugged(driver, SERVER) == set()
+
+
+# ---------------------------------------------------------------------- a plug that was given up
+
+
+def given_up(domain: Domain, driver: base.VIFDriver, port: base.Port) -> threading.Event:
+    """Plug a port, to no end; the plug goes on when the event is set."""
+    go_on = threading.Event()
+
+    def hang(flags: int) -> None:
+        domain.before = lambda flags: None
+        go_on.wait(20)
+
+    domain.before = hang
+    with pytest.raises(exceptions.UnknownOutcome):
+        plug(driver, SERVER, port)
+    return go_on
+
+
+def test_absence_is_not_believed_while_a_plug_is_pending(domain: Domain, connection: Connection) -> None:
+    driver, port = make_driver(call_timeout=0.2), make_port(SERVER)
+    go_on = given_up(domain, driver, port)
+    for _ in range(2):
+        with pytest.raises(exceptions.InProgress):
+            unplug(driver, SERVER, port.id)
+    # Of another port's NIC nothing is pending.
+    unplug(driver, SERVER, str(uuid.uuid4()))
+    go_on.set()
+    with ended('libvirt'):
+        assert [len(nics) for nics in domain.nics.values()] == [1, 1]
+    unplug(driver, SERVER, port.id)
+    assert domain.nics == {LIVE: [], CONFIG: []}
+
+
+def test_a_plug_that_was_refused_at_last(domain: Domain, connection: Connection) -> None:
+    driver, port = make_driver(call_timeout=0.2), make_port(SERVER)
+
+    def refuse(description: str, flags: int) -> None:
+        domain.before(flags)
+        raise error(OPERATION_TIMEOUT)
+
+    domain.attachDeviceFlags = refuse  # type: ignore[method-assign]
+    go_on = given_up(domain, driver, port)
+    go_on.set()
+    with ended('libvirt'):
+        unplug(driver, SERVER, port.id)
+
+
+def test_a_plug_whose_connection_ends_while_it_is_pending(
+    domain: Domain, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt may be at it for as long as it has a change wait."""
+    from os_interface_ext.drivers import libvirt_connection
+
+    driver, port = make_driver(call_timeout=0.2), make_port(SERVER)
+
+    def break_off(description: str, flags: int) -> None:
+        domain.before(flags)
+        raise error(SYSTEM, domain=FROM_RPC)
+
+    domain.attachDeviceFlags = break_off  # type: ignore[method-assign]
+    go_on = given_up(domain, driver, port)
+    go_on.set()
+    monkeypatch.setattr(libvirt_connection, '_CHANGE_WAITS', 1000.0)
+    with ended('libvirt'), pytest.raises(exceptions.InProgress):
+        unplug(driver, SERVER, port.id)
+    monkeypatch.setattr(libvirt_connection, '_CHANGE_WAITS', 0.0)
+    unplug(driver, SERVER, port.id)
+
+
+def test_a_plug_of_another_process_that_comes_late(driver: base.VIFDriver, domain: Domain) -> None:
+    """Right when its NIC was found to be absent."""
+    port = make_port(SERVER)
+
+    def come() -> None:
+        domain.at_metadata = lambda: None
+        domain.attachDeviceFlags(nic(port), LIVE | CONFIG)
+
+    domain.at_metadata = come
+    unplug(driver, SERVER, port.id)
+    assert domain.nics == {LIVE: [], CONFIG: []}
+
+
+@pytest.mark.parametrize(('operation', 'waits'), [(5, True), (3, True), (9, False)])
+def test_libvirt_itself_is_at_it(driver: base.VIFDriver, domain: Domain, operation: int, waits: bool) -> None:
+    """A migration and a save let nothing come or go; a backup does."""
+    port, other = make_port(SERVER), make_port(SERVER)
+    plug(driver, SERVER, port)
+    domain.job = {'type': 2, 'operation': operation}
+    for call in (lambda: plug(driver, SERVER, other), lambda: unplug(driver, SERVER, port.id)):
+        if waits:
+            with pytest.raises(exceptions.Unavailable) as raised:
+                call()
+            assert type(raised.value) is exceptions.Unavailable
+        else:
+            call()
+    assert plugged(driver, SERVER) == ({port.id} if waits else {other.id})
 
 
 @contextlib.contextmanager

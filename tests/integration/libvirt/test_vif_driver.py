@@ -484,6 +484,75 @@ def test_a_call_that_libvirtd_does_not_come_to(machine: Machine) -> None:
     assert machine.hypervisor.taps() == set()
 
 
+def test_a_qemu_that_stands_still(machine: Machine) -> None:
+    """It holds up neither the changes of others, nor comes with a NIC when nobody expects one any more."""
+    quick, driver, (other, _) = machine.driver(call_timeout=0.5), machine.driver(), machine.servers
+    with machine.defined(boots=False, runs=True) as server:
+        machine.domain(server).suspend()
+        qemu = machine.hypervisor.qemu(server.id)
+        ports = [make_port(server) for _ in range(6)]
+        os.kill(qemu, signal.SIGSTOP)
+        try:
+            with pytest.raises(exceptions.UnknownOutcome):
+                plug(quick, server, ports[0])
+            with pytest.raises(exceptions.Unavailable):
+                unplug(quick, server, ports[0].id)
+            hung = [threading.Thread(target=_try, args=(driver, server, port)) for port in ports[1:]]
+            asked = len(machine.proxy.calls)
+            for thread in hung:
+                thread.start()
+            wait_until(lambda: len(machine.proxy.calls) >= asked + 5)
+            port = make_port(other)
+            plug(driver, other, port)
+            unplug(driver, other, port.id)
+        finally:
+            os.kill(qemu, signal.SIGCONT)
+        for thread in hung:
+            thread.join(20)
+        # What has come is found, and waits for the guest.
+        wait_until(lambda: ports[0].id in plugged(driver, server))
+        with pytest.raises(exceptions.InProgress):
+            unplug(machine.driver(unplug_wait=0.0), server, ports[0].id)
+
+
+def _try(driver: base.VIFDriver, server: base.Server, port: base.Port) -> None:
+    with contextlib.suppress(exceptions.DriverError):
+        plug(driver, server, port)
+
+
+def test_a_domain_that_libvirt_itself_is_at(machine: Machine, tmp_path: pathlib.Path) -> None:
+    """Its memory is being written to where nobody reads."""
+    import libvirt
+
+    driver = machine.driver(unplug_wait=0.0)
+    with machine.defined(boots=False, runs=True) as server:
+        port, other = make_port(server), make_port(server)
+        plug(driver, server, port)
+        domain, path = machine.domain(server), machine.hypervisor.folder / 'memory'
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+        def dump() -> None:
+            flags = libvirt.VIR_DUMP_MEMORY_ONLY | libvirt.VIR_DUMP_LIVE
+            with contextlib.suppress(libvirt.libvirtError):
+                domain.coreDumpWithFormat(str(path), libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, flags)
+
+        dumping = threading.Thread(target=dump)
+        dumping.start()
+        try:
+            wait_until(lambda: domain.jobStats()['type'] != libvirt.VIR_DOMAIN_JOB_NONE)
+            for call in (lambda: plug(driver, server, other), lambda: unplug(driver, server, port.id)):
+                with pytest.raises(exceptions.Unavailable, match='libvirt itself'):
+                    call()
+            assert machine.everywhere(server) == [port.id]
+        finally:
+            os.close(reader)
+            dumping.join(20)
+            path.unlink()
+        plug(driver, server, other)
+        assert sorted(machine.everywhere(server)) == sorted([port.id, other.id])
+
+
 def test_libvirt_tells_of_a_removal(machine: Machine) -> None:
     """Also over a connection that was opened after a libvirtd had died."""
     from os_interface_ext.drivers import libvirt_connection

@@ -300,6 +300,10 @@ class Hypervisor:
         """A domain, over a connection that lives."""
         return self.connect().lookupByUUIDString(server_id)
 
+    def qemu(self, server_id: str) -> int:
+        """The process of a domain that runs."""
+        return int((self.folder / f'run/qemu/{self.find(server_id).name()}.pid').read_text())
+
     def nics(self, server_id: str, *, live: bool) -> list[ElementTree.Element]:
         """The NICs of a domain as it runs, or as it is configured."""
         import libvirt
