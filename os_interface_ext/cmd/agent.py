@@ -51,6 +51,7 @@ def _run(options: argparse.Namespace) -> int:
 
     files = options.config_file or [_FILE]
     conf = config.new(files)
+    conf.is_own_process = True
     logs.setup(files, json=options.log_json, level=logging.INFO)
     service = Service(conf)
     reading, writing = os.pipe()
