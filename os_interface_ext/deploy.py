@@ -88,7 +88,7 @@ def assemble(
         watch=watch,
     )
     api = Api(conf, manager, servers, Enforcer(conf), identity, metrics.answered if metrics else None)
-    orders = RecordOrders(store, servers, networks)
+    orders = RecordOrders(conf.reconciler, store, servers, networks)
     reconciler = Reconciler(
         conf.reconciler, store, stepper, servers, networks, watch, serving=lambda: vifs.serve_orders(orders)
     )

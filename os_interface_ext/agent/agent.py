@@ -63,6 +63,8 @@ class Agent:
         self._epoch = uuid.uuid4().hex
         self._ports = _Turns()
         self._seen: collections.OrderedDict[str, _Seen] = collections.OrderedDict()
+        #: NICs without a record, and since when that is known.
+        self._suspects: dict[tuple[str, str], float] = {}
 
     def now(self) -> Moment:
         """What time it is here: time goes on while the machine sleeps."""
@@ -132,20 +134,52 @@ class Agent:
 
     # ------------------------------------------------------------------ at the start
 
-    def report(self, ctxt: RequestContext) -> None:
+    def report(self, ctxt: RequestContext) -> float | None:
         """Tell what is plugged here, and carry out what is ordered about it.
 
+        What seems to be a mistake is not carried out: too much at once, or a report under a name that no server
+        here has for its host.
+
+        :returns: the seconds after which it is to be told again; None: nothing is open
         :raises Unavailable: nobody answers
         :raises NotSupported: the driver cannot tell what is plugged
         """
         nics = sorted(self._driver.find_plugged(ctxt))
-        orders = self._orders.review(self._host, nics)
-        LOG.info('%s NICs are plugged here, %s of them are to be unplugged at once', len(nics), len(orders))
-        for server, order in orders:
+        review = self._orders.review(self._host, nics)
+        counts = len(nics), len(review.orders), len(review.suspects)
+        LOG.info('%s NICs are plugged here: %s are to be unplugged at once, %s have no record', *counts)
+        mistake = self._mistake(review)
+        if mistake is not None:
+            LOG.error('nothing that is plugged here is unplugged: %s', mistake)
+            self._suspects = {}
+            return review.grace
+        for server, order in review.orders:
             try:
                 self.unplug(ctxt, order, None, server, {})
             except exceptions.DriverError as error:
                 LOG.warning('port %s stays plugged into server %s: %s', order.port_id, server.id, error.operator)
+        now = time.monotonic()
+        self._suspects = {nic: self._suspects.get(nic, now) for nic in review.suspects}
+        old = [nic for nic, since in self._suspects.items() if since + review.grace <= now]
+        unasked = self._orders.end(self._host, old)
+        is_open = review.unsettled or unasked or len(old) < len(self._suspects)
+        return review.grace if is_open else None
+
+    def _mistake(self, review: base.Review) -> str | None:
+        """Why a review is not to be acted upon, for the operator."""
+        found = len(review.orders) + len(review.suspects)
+        if found > review.most:
+            return (
+                f'{found} seem to be left over, more than [reconciler] max_gone = {review.most}: look at the '
+                'backends and at [rpc] host; raise the option if it is true'
+            )
+        elsewhere = {server.host for server, _ in review.orders} - {self._host}
+        if elsewhere and not review.here:
+            return (
+                f'no server is on a host named {self._host}, but on {", ".join(sorted(map(str, elsewhere)))}: is '
+                '[rpc] host as the server driver tells it?'
+            )
+        return None
 
     # ------------------------------------------------------------------ within
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from oslo_config import cfg
@@ -68,8 +68,9 @@ class Service:
                 return
         LOG.info('taking orders for host %s', self.host)
         while not self._stop.is_set():
+            pause = _REPORT_AGAIN
             try:
-                self._agent.report(context.service_context())
+                again = self._agent.report(context.service_context())
             except exceptions.NotSupported:
                 LOG.warning('the VIF driver cannot tell what is plugged here: what is left over stays')
                 return
@@ -78,8 +79,10 @@ class Service:
             except Exception:
                 LOG.exception('what is plugged here is reported again in %s s', _REPORT_AGAIN)
             else:
-                return
-            self._stop.wait(_REPORT_AGAIN)
+                if again is None:
+                    return
+                pause = again or _REPORT_AGAIN
+            self._stop.wait(pause)
 
 
 def _local_driver(conf: cfg.ConfigOpts) -> base.VIFDriver:
@@ -89,6 +92,11 @@ def _local_driver(conf: cfg.ConfigOpts) -> base.VIFDriver:
         raise exceptions.ConfigurationError(
             f'option [os_interface] vif_driver: {name!r} has others plug: name the driver that plugs on this '
             'host, such as libvirt, ovs or netns, in a config file of the agent alone'
+        )
+    if not driver_class.has_side_effects:
+        raise exceptions.ConfigurationError(
+            f'option [os_interface] vif_driver: {name!r} plugs nothing: name the driver that plugs on this '
+            'host, such as libvirt, ovs or netns'
         )
     driver: base.VIFDriver = loader.load(loader.VIF, name, conf)
     return driver
@@ -105,15 +113,33 @@ class RemoteOrders:
         """See :meth:`os_interface_ext.drivers.base.Orders.time_left`."""
         return float(self._ask('time_left', self._conf.ping_timeout, order=messages.dump_order(order), host=host))
 
-    def review(self, host: str, nics: Iterable[tuple[str, str]]) -> list[tuple[base.Server, base.Order]]:
-        """See :meth:`os_interface_ext.drivers.base.Orders.review`."""
+    def review(self, host: str, nics: Iterable[tuple[str, str]]) -> base.Review:
+        """See :meth:`os_interface_ext.drivers.base.Orders.review`.
+
+        :raises Unavailable: no reconciler answers
+        """
+        whole = base.Review(most=0, grace=0.0)
+        for form in self._of_pages('review', host, nics):
+            page = messages.load_review(form)
+            whole.most, whole.grace = page.most, page.grace
+            whole.orders += page.orders
+            whole.suspects += page.suspects
+            whole.unsettled += page.unsettled
+            whole.here += page.here
+        return whole
+
+    def end(self, host: str, nics: Iterable[tuple[str, str]]) -> int:
+        """See :meth:`os_interface_ext.drivers.base.Orders.end`.
+
+        :raises Unavailable: no reconciler answers
+        """
+        return sum(self._of_pages('end', host, nics))
+
+    def _of_pages(self, method: str, host: str, nics: Iterable[tuple[str, str]]) -> Iterator[Any]:
+        """What is answered to each page: the server of each NIC is looked up there, which takes its time."""
         pairs = [list(pair) for pair in nics]
-        forms: list[Any] = []
-        # The server of each is looked up there, which takes its time.
         for begin in range(0, len(pairs), _PAGE):
-            page = pairs[begin : begin + _PAGE]
-            forms += self._ask('review', self._conf.timeout, host=host, nics=page)
-        return [(messages.load_server(server), messages.load_order(order)) for server, order in forms]
+            yield self._ask(method, self._conf.timeout, host=host, nics=pairs[begin : begin + _PAGE])
 
     def _ask(self, method: str, timeout: float, **arguments: Any) -> Any:
         """:raises Unavailable: no reconciler answers"""

@@ -192,19 +192,40 @@ class Order:
     generation: int
 
 
-class Orders(Protocol):
-    """What the records say of orders: for VIF drivers that have them carried out where no database is.
+@dataclasses.dataclass(slots=True)
+class Review:
+    """What the records say of NICs that a host has; a NIC is a pair of ids, of a server and a port.
 
-    Both raise Unavailable if the records cannot be read.
+    ``orders``: what is to be unplugged at once. ``suspects``: the NICs without a record, which are looked at
+    again after ``grace`` seconds. ``unsettled``: how many could not be asked about, or belong to a server that is
+    being moved. ``here``: how many belong to a server that is on this host. More than ``most`` orders and
+    suspects in all are taken for a mistake.
     """
 
+    most: int
+    grace: float
+    orders: list[tuple[Server, Order]] = dataclasses.field(default_factory=list)
+    suspects: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    unsettled: int = 0
+    here: int = 0
+
+
+class Orders(Protocol):
+    """What the records say of orders: for VIF drivers that have them carried out where no database is."""
+
     def time_left(self, order: Order, host: str) -> float:
-        """Seconds for which side effects of an order may be begun on a host; 0.0: it does not hold any more."""
+        """Seconds for which side effects of an order may be begun on a host; 0.0: it does not hold any more.
 
-    def review(self, host: str, nics: Iterable[tuple[str, str]]) -> list[tuple[Server, Order]]:
-        """What is to be unplugged, of all NICs of ours that a host has: pairs of ids, of a server and a port.
+        :raises Unavailable: the records cannot be read
+        """
 
-        What has to wait for its turn is recorded, and follows as an order of its own.
+    def review(self, host: str, nics: Iterable[tuple[str, str]]) -> Review:
+        """What is to be done about NICs of ours that a host has; nothing is changed by the question."""
+
+    def end(self, host: str, nics: Iterable[tuple[str, str]]) -> int:
+        """Record that suspects of an earlier review, a grace ago, are to be unplugged: each follows as an order.
+
+        :returns: how many could not be asked about
         """
 
 

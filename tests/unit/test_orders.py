@@ -45,17 +45,18 @@ class Setting:
         return self.orders.time_left(dataclasses.replace(order, **changes), host)
 
     def review(self, *nics: tuple[str, str]) -> list[Order]:
-        return [order for _, order in self.orders.review(HOST, nics)]
+        return [order for _, order in self.orders.review(HOST, nics).orders]
 
-    def move(self, host: str | None) -> None:
+    def move(self, host: str | None, **fields: object) -> None:
         """The server, to another host."""
-        self.world.cloud._servers[self.world.server.id] = dataclasses.replace(self.world.server, host=host)
+        server = dataclasses.replace(self.world.server, host=host, **fields)  # type: ignore[arg-type]
+        self.world.cloud._servers[self.world.server.id] = server
 
 
 @pytest.fixture
 def setting(tmp_path: pathlib.Path) -> Iterator[Setting]:
     world = heart.World(tmp_path)
-    setting = Setting(world, RecordOrders(world.process.store, world.cloud, world.cloud))
+    setting = Setting(world, RecordOrders(world.conf.reconciler, world.process.store, world.cloud, world.cloud))
     setting.move(HOST)
     yield setting
     world.database.dispose()
@@ -138,29 +139,73 @@ def test_what_another_server_has_now_goes_at_once(setting: Setting) -> None:
     assert setting.review((server_id, port_id)) == []
 
 
+@pytest.mark.parametrize('fields', [{'task_state': 'migrating'}, {'vm_state': 'resized'}], ids=str)
+def test_a_server_that_is_being_moved_keeps_what_it_has_on_both_hosts(
+    setting: Setting, fields: dict[str, object]
+) -> None:
+    nic = attached(setting)
+    unrecorded = setting.world.server.id, setting.world.free_port()
+    setting.move('elsewhere')
+    (order,) = setting.review(nic)
+    setting.move('elsewhere', **fields)
+    review = setting.orders.review(HOST, [nic, unrecorded])
+    assert (review.orders, review.suspects, review.unsettled, review.here) == ([], [], 2, 0)
+    setting.orders.end(HOST, [unrecorded])
+    assert setting.orders.time_left(order, HOST) == 0.0
+    assert [record.port_id for record in setting.world.records()] == [nic[1]]
+
+
+def test_a_review_tells_its_bounds_and_who_is_here(setting: Setting) -> None:
+    setting.world.conf.set_override('max_gone', 7, group='reconciler')
+    setting.world.conf.set_override('grace', 90.0, group='reconciler')
+    review = setting.orders.review(HOST, [attached(setting)])
+    assert (review.most, review.grace, review.here, review.unsettled) == (7, 90.0, 1, 0)
+
+
 @pytest.mark.parametrize('server_is_gone', [False, True])
 def test_what_has_no_record_goes_under_one_of_its_own(setting: Setting, server_is_gone: bool) -> None:
-    server_id = str(uuid.uuid4()) if server_is_gone else setting.world.server.id
-    port = setting.world.cloud.add_port(setting.world.network_id, heart.PROJECT)
-    assert setting.review((server_id, port.id)) == []
+    server_id, port_id = attached(setting)
+    setting.world.process.manager.detach(heart.CTXT, setting.world.server, port_id)
+    port = setting.world.cloud.get_port(heart.CTXT, port_id)
+    if server_is_gone:
+        setting.world.cloud.remove_server(server_id)
+    review = setting.orders.review(HOST, [(server_id, port.id)])
+    assert (review.orders, review.suspects) == ([], [(server_id, port.id)])
+    assert setting.world.records() == [], 'that was a question'
+    assert setting.orders.end(HOST, review.suspects) == 0
     (record,) = setting.world.records()
     assert (record.state, record.reason, record.host) == (State.UNPLUGGING, Reason.GONE, HOST)
     assert record.owner is None, 'for the next look of a reconciler'
     # Nobody can attach it meanwhile; and asked again, it is the same.
     with pytest.raises(exceptions.Busy):
         setting.world.process.manager.attach(heart.CTXT, setting.world.server, AttachRequest(port_id=port.id))
-    setting.review((server_id, port.id))
+    setting.orders.end(HOST, review.suspects)
     assert setting.world.records() == [record]
     setting.world.process.reconciler.once()
     assert setting.world.records() == []
     assert setting.world.cloud.get_port(heart.CTXT, port.id).id == port.id
 
 
-def test_what_the_network_says_to_be_the_servers_is_left_alone(setting: Setting) -> None:
-    """A database that was restored does not know it."""
+@pytest.mark.parametrize('server_is_gone', [False, True])
+def test_what_the_network_says_to_be_the_servers_is_left_alone(setting: Setting, server_is_gone: bool) -> None:
+    """A database that was restored does not know it; and that the server is not found may pass."""
     port = setting.world.cloud.add_port_of_server(setting.world.network_id, setting.world.server)
-    assert setting.review((setting.world.server.id, port.id)) == []
+    if server_is_gone:
+        setting.world.cloud.remove_server(setting.world.server.id)
+    left_alone(setting, (setting.world.server.id, port.id))
+
+
+def left_alone(setting: Setting, nic: tuple[str, str]) -> None:
+    review = setting.orders.review(HOST, [nic])
+    assert (review.orders, review.suspects, review.unsettled) == ([], [], 0)
+    # Not even if it was named before: each is looked at once more.
+    assert setting.orders.end(HOST, [nic]) == 0
     assert setting.world.records() == []
+
+
+def test_what_nobody_here_has_heard_of_is_left_alone(setting: Setting) -> None:
+    """Another installation's, on the same host."""
+    left_alone(setting, (str(uuid.uuid4()), str(uuid.uuid4())))
 
 
 def test_one_that_cannot_be_looked_at_keeps_no_other_waiting(setting: Setting) -> None:
@@ -173,5 +218,8 @@ def test_one_that_cannot_be_looked_at_keeps_no_other_waiting(setting: Setting) -
         return real(ctxt, port_id)  # type: ignore[arg-type]
 
     setting.world.cloud.get_port = get_port  # type: ignore[method-assign,assignment]
-    setting.review((setting.world.server.id, broken), (setting.world.server.id, fine))
+    nics = [(setting.world.server.id, broken), (setting.world.server.id, fine)]
+    review = setting.orders.review(HOST, nics)
+    assert (review.suspects, review.unsettled) == ([nics[1]], 1)
+    assert setting.orders.end(HOST, nics) == 1
     assert [record.port_id for record in setting.world.records()] == [fine]

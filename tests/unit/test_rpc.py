@@ -51,6 +51,9 @@ class Records:
         self.orders: list[tuple[base.Server, Order]] = []
         self.reported: list[tuple[str, str]] = []
         self.pages: list[int] = []
+        self.suspects: list[tuple[str, str]] = []
+        self.ended: list[tuple[str, str]] = []
+        self.most, self.grace, self.unsettled, self.unasked, self.here = 50, 0.0, 0, 0, 1
         self.are_away = False
 
     def time_left(self, order: Order, host: str) -> float:
@@ -59,11 +62,17 @@ class Records:
             raise exceptions.Unavailable(operator='nobody listens')
         return self.holding.get(order, 0.0)
 
-    def review(self, host: str, nics: Iterable[tuple[str, str]]) -> list[tuple[base.Server, Order]]:
+    def review(self, host: str, nics: Iterable[tuple[str, str]]) -> base.Review:
         pairs = list(nics)
         self.pages.append(len(pairs))
         self.reported += pairs
-        return [(server, order) for server, order in self.orders if (server.id, order.port_id) in pairs]
+        orders = [(server, order) for server, order in self.orders if (server.id, order.port_id) in pairs]
+        suspects = [nic for nic in self.suspects if nic in pairs]
+        return base.Review(self.most, self.grace, orders, suspects, self.unsettled, self.here)
+
+    def end(self, host: str, nics: Iterable[tuple[str, str]]) -> int:
+        self.ended += nics
+        return self.unasked
 
 
 class Nics(base.VIFDriver):
@@ -295,6 +304,75 @@ def test_report(host: Host) -> None:
     assert host.nics.there == {'kept', 'denied'}
 
 
+def test_a_report_of_too_much_is_not_acted_upon(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """A failure of the backends, say."""
+    host.records.holding = EverythingHolds()
+    host.nics.there = {'first', 'second', 'third'}
+    host.records.orders = [(SERVER, order(Direction.UNPLUG, port=port)) for port in ('first', 'second')]
+    host.records.suspects = [(SERVER.id, 'third')]
+    host.records.most, host.records.grace = 2, 0.0
+    assert host.agent.report(CTXT) == 0.0
+    assert (host.nics.done, host.records.ended) == ([], [])
+    assert [record.levelname for record in caplog.records if 'max_gone = 2' in record.message] == ['ERROR']
+    host.records.most = 3
+    assert host.agent.report(CTXT) is None
+    assert host.nics.there == {'third'}
+    assert host.records.ended == [(SERVER.id, 'third')]
+
+
+def test_a_report_under_a_wrong_name_is_not_acted_upon(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """To the server driver, all servers of this host seem to be elsewhere."""
+    host.records.holding = EverythingHolds()
+    host.nics.there = {'living'}
+    elsewhere = dataclasses.replace(SERVER, host='host-1.example.org')
+    host.records.orders = [(elsewhere, order(Direction.UNPLUG, port='living'))]
+    host.records.here, host.records.grace = 0, 30.0
+    assert host.agent.report(CTXT) == 30.0
+    assert host.nics.done == []
+    (text,) = [record.message for record in caplog.records if record.levelname == 'ERROR']
+    assert 'host-1.example.org' in text
+    assert '[rpc] host' in text
+    host.records.here = 1
+    host.agent.report(CTXT)
+    assert host.nics.done == ['unplug living']
+
+
+def test_what_has_no_record_is_ended_when_it_is_reported_again_a_grace_later(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, 'monotonic', lambda: now)
+    first, second = (SERVER.id, 'first'), (SERVER.id, 'second')
+    host.nics.there = {'first', 'second'}
+    host.records.grace = 120.0
+    host.records.suspects = [first]
+    assert host.agent.report(CTXT) == 120.0
+    now += 119.0
+    host.records.suspects = [first, second]
+    assert host.agent.report(CTXT) == 120.0
+    assert host.records.ended == []
+    now += 1.0
+    assert host.agent.report(CTXT) == 120.0
+    assert host.records.ended == [first]
+    # What was found in between counts from the beginning.
+    host.records.suspects = []
+    host.agent.report(CTXT)
+    host.records.suspects = [second]
+    now += 120.0
+    assert host.agent.report(CTXT) == 120.0
+    assert host.records.ended == [first]
+
+
+@pytest.mark.parametrize('what', ['unsettled', 'unasked'])
+def test_what_could_not_be_told_is_reported_again(host: Host, what: str) -> None:
+    host.nics.there = {'port'}
+    host.records.grace = 0.0
+    setattr(host.records, what, 1)
+    assert host.agent.report(CTXT) == 0.0
+    setattr(host.records, what, 0)
+    assert host.agent.report(CTXT) is None
+
+
 # ------------------------------------------------------------------ the forms
 
 
@@ -447,6 +525,19 @@ def test_a_report_comes_in_pages(bench: Bench) -> None:
     assert bench.host.nics.done == ['unplug port-44']
 
 
+def test_all_of_a_review_arrives(bench: Bench) -> None:
+    bench.host.nics.there = {f'port-{number:02}' for number in range(25)}
+    records = bench.host.records
+    records.suspects = [(SERVER.id, 'port-00'), (SERVER.id, 'port-24')]
+    records.most, records.grace, records.unsettled, records.here = 2, 0.0, 1, 3
+    asking = bench.host.agent._orders
+    review = asking.review('host-1', sorted(bench.host.nics.find_plugged(CTXT)))
+    assert review == base.Review(2, 0.0, [], records.suspects, 2, 6)
+    records.unasked = 1
+    assert asking.end('host-1', review.suspects * 11) == 2
+    assert records.ended == review.suspects * 11
+
+
 def test_past_its_deadline_nothing_is_sent(bench: Bench) -> None:
     with pytest.raises(exceptions.DeadlinePassed):
         bench.plug(contract.past_fence())
@@ -596,6 +687,11 @@ def test_an_agent_that_has_others_plug_is_refused(tmp_path: pathlib.Path) -> Non
     path.write_text(path.read_text().replace('noop', 'rpc'))
     with pytest.raises(exceptions.ConfigurationError, match=r'\[os_interface\] vif_driver: .rpc. has others plug'):
         service.Service(config.new([str(path)]))
+
+
+def test_an_agent_that_plugs_nothing_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(exceptions.ConfigurationError, match=r'\[os_interface\] vif_driver: .noop. plugs nothing'):
+        service.Service(conf_of(tmp_path))
 
 
 def test_the_agents_command(tmp_path: pathlib.Path) -> None:

@@ -94,6 +94,20 @@ def load_order(form: dict[str, Any]) -> base.Order:
     return base.Order(**values)
 
 
+def dump_review(review: base.Review) -> dict[str, Any]:
+    form = {field.name: getattr(review, field.name) for field in dataclasses.fields(review)}
+    form['orders'] = [[dump_server(server), dump_order(order)] for server, order in review.orders]
+    form['suspects'] = [list(nic) for nic in review.suspects]
+    return form
+
+
+def load_review(form: dict[str, Any]) -> base.Review:
+    values = _known(base.Review, form)
+    values['orders'] = [(load_server(server), load_order(order)) for server, order in values['orders']]
+    values['suspects'] = [(server_id, port_id) for server_id, port_id in values['suspects']]
+    return base.Review(**values)
+
+
 def _known(kind: type, form: dict[str, Any]) -> dict[str, Any]:
     """What this version knows of the fields that another one has sent."""
     names = {field.name for field in dataclasses.fields(kind)}

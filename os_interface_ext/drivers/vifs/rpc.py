@@ -280,8 +280,11 @@ class _OrdersEndpoint:
         return messages.answer(lambda: self._orders.time_left(messages.load_order(order), host))
 
     def review(self, _context: dict[str, Any], host: str, nics: Iterable[list[str]]) -> dict[str, Any]:
-        def work() -> list[list[Any]]:
-            found = self._orders.review(host, [(server_id, port_id) for server_id, port_id in nics])
-            return [[messages.dump_server(server), messages.dump_order(order)] for server, order in found]
+        return messages.answer(lambda: messages.dump_review(self._orders.review(host, _pairs(nics))))
 
-        return messages.answer(work)
+    def end(self, _context: dict[str, Any], host: str, nics: Iterable[list[str]]) -> dict[str, Any]:
+        return messages.answer(lambda: self._orders.end(host, _pairs(nics)))
+
+
+def _pairs(nics: Iterable[list[str]]) -> list[tuple[str, str]]:
+    return [(server_id, port_id) for server_id, port_id in nics]

@@ -189,6 +189,7 @@ def _configuration(broker: rabbitmq_service.RabbitMQ, folder: pathlib.Path, topi
         'interval = 0.1',
         'backoff = 0.1',
         'backoff_cap = 0.5',
+        'grace = 0.5',
         '[oslo_messaging_rabbit]',
         'rabbit_interval_max = 1',
     ]
@@ -509,8 +510,11 @@ class _AllHolds:
     def time_left(self, order: base.Order, host: str) -> float:
         return contract.PATIENCE
 
-    def review(self, host: str, nics: Iterable[tuple[str, str]]) -> list[tuple[base.Server, base.Order]]:
-        return []
+    def review(self, host: str, nics: Iterable[tuple[str, str]]) -> base.Review:
+        return base.Review(most=0, grace=0.0)
+
+    def end(self, host: str, nics: Iterable[tuple[str, str]]) -> int:
+        return 0
 
 
 @dataclasses.dataclass
