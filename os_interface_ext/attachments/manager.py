@@ -165,8 +165,7 @@ class Manager:
         :raises DriverError: it failed, and has been taken back
         """
         _check_state(server, 'attach_interface')
-        capabilities = self._vifs.capabilities(ctxt, server)
-        if request.tag is not None and base.TAGGED_ATTACH not in capabilities:
+        if request.tag is not None and base.TAGGED_ATTACH not in self._vifs.capabilities(ctxt, server):
             raise exceptions.TagNotSupported()
         give_up = time.monotonic() + self._wait
         pause = 0.01
@@ -226,6 +225,14 @@ class Manager:
         raise exceptions.PortInUse(port.id)
 
     def _attach_network(self, ctxt: RequestContext, server: base.Server, request: AttachRequest) -> Attachment:
+        try:
+            # Who cannot be asked cannot plug, either: nothing is begun.
+            self._vifs.capabilities(ctxt, server)
+        except exceptions.Unavailable:
+            found = None if self._strict else self._repeated(ctxt, server, request)
+            if found is None:
+                raise
+            return found
         held = self._insert(ctxt, server, request, created=True)
         try:
             return self._go_in(ctxt, server, held)
@@ -396,8 +403,9 @@ class Manager:
     def _check_unplug(self, ctxt: RequestContext, server: base.Server) -> None:
         try:
             capabilities = self._vifs.capabilities(ctxt, server)
-        except exceptions.Unavailable as error:
-            # A detach is accepted all the same; whether it can be done shows when it is carried on.
+        except (exceptions.Unavailable, exceptions.ServerNotReady) as error:
+            # A detach is accepted all the same, also of a server that is on no host by now; whether it can be
+            # done shows when it is carried on.
             LOG.warning('server %s cannot be asked whether NICs can be taken out: %s', server.id, error.operator)
             return
         if base.LIVE_UNPLUG not in capabilities:

@@ -321,7 +321,8 @@ class Reconciler:
                 if record.port_id not in there and self._has_left(ctxt, record)
             }
             for record in records:
-                if record.host != server.host and not dry_run:
+                # Of a server on no host it stays known where the NIC was plugged.
+                if server.host is not None and record.host != server.host and not dry_run:
                     self._store.moved(record, server.host)
         ended = []
         for record in records:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -651,6 +652,42 @@ def test_a_detach_is_accepted_where_nobody_answers(setting: Setting, manager: Ma
     assert (record.state, record.reason) == (State.UNPLUGGING, Reason.DETACH)
     manager.detach(CTXT, setting.server, port_id)
     assert setting.records() == []
+
+
+def _on_no_host(ctxt: Any, server: base.Server) -> frozenset[str]:
+    raise exceptions.ServerNotReady(server.id)
+
+
+@pytest.mark.parametrize('is_recorded', [True, False])
+def test_a_detach_is_accepted_of_a_server_on_no_host(
+    setting: Setting, manager: Manager, is_recorded: bool
+) -> None:
+    if is_recorded:
+        port_id = manager.attach(CTXT, setting.server, by_port(setting.free_port())).port_id
+    else:
+        port_id = setting.cloud.add_port_of_server(setting.network_id, setting.server).id
+    setting.cloud.capabilities = _on_no_host  # type: ignore[method-assign,assignment]
+    manager.detach(CTXT, dataclasses.replace(setting.server, host=None), port_id)
+    assert setting.records() == []
+
+
+def test_where_nobody_answers_a_post_is_still_told_what_is_known(setting: Setting, manager: Manager) -> None:
+    mine, others = (setting.free_port() for _ in range(2))
+    attached = manager.attach(CTXT, setting.server, by_port(mine))
+    manager.attach(CTXT, setting.other, by_port(others))
+    on_network = AttachRequest(network_id=setting.network_id, ip_address='10.0.0.77')
+    with_address = manager.attach(CTXT, setting.server, on_network)
+    setting.cloud.capabilities = _away  # type: ignore[method-assign,assignment]
+    before = setting.records()
+    assert manager.attach(CTXT, setting.server, by_port(mine)) == attached
+    assert manager.attach(CTXT, setting.server, on_network) == with_address
+    with pytest.raises(exceptions.PortInUse):
+        manager.attach(CTXT, setting.server, by_port(others))
+    with pytest.raises(exceptions.PortNotFound):
+        manager.attach(CTXT, setting.server, by_port(str(uuid.uuid4())))
+    with pytest.raises(exceptions.Unavailable):
+        manager.attach(CTXT, setting.server, AttachRequest(network_id=setting.network_id))
+    assert setting.records() == before
 
 
 def test_a_fence_names_its_record_which_tells_the_time_that_is_left(setting: Setting, manager: Manager) -> None:

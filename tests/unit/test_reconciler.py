@@ -271,6 +271,16 @@ def test_a_server_moved_between_two_looks_is_unplugged_on_both_hosts(world: Worl
     world.nothing_left()
 
 
+def test_a_server_on_no_host_is_unplugged_where_it_was(world: World, spy: Spy) -> None:
+    port_id = world.attach_network()
+    nowhere = dataclasses.replace(world.server, host=None)
+    world.cloud._servers[world.server.id] = nowhere
+    world.reconcile()
+    world.process.manager.detach(CTXT, nowhere, port_id)
+    assert spy.hosts == [None, 'host-1']
+    world.nothing_left()
+
+
 # ------------------------------------------------------------------ back-off
 
 
