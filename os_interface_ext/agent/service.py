@@ -87,7 +87,7 @@ class Service:
 
 def _local_driver(conf: cfg.ConfigOpts) -> base.VIFDriver:
     name = conf.os_interface.vif_driver
-    driver_class = loader.load_class(loader.VIF, name)
+    driver_class: type[base.VIFDriver] = loader.load_class(loader.VIF, name)
     if issubclass(driver_class, RpcVIFDriver):
         raise exceptions.ConfigurationError(
             f'option [os_interface] vif_driver: {name!r} has others plug: name the driver that plugs on this '
