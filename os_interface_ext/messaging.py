@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from oslo_config import cfg
@@ -37,6 +38,8 @@ _CALLS = {'amqp_auto_delete': 'true', 'kombu_reconnect_delay': '0.2'}
 _RETRIES = 1
 #: Calls of a process that may be on their way at a time.
 _CALLS_AT_ONCE = 64
+#: Seconds until a server that has failed to start is started again.
+START_AGAIN = 5.0
 #: Seconds that the library has to tell what became of a call, beyond the time of the call.
 _SLACK = 0.05
 
@@ -79,10 +82,11 @@ class Bus:
     def __init__(self, conf: cfg.ConfigOpts, exchange: str) -> None:
         self._conf = conf
         self._exchange = exchange
-        self._lock = threading.Lock()
-        self._pid: int | None = None
+        #: By process. No lock guards it: one that another thread holds is never free in a fork.
+        self._owned: dict[int, tuple[oslo_messaging.Transport, threading.Semaphore]] = {}
         self._url = transport_url(conf)
-        self._transport = self._make_transport()
+        # Its errors are told at the start; and only with it are there options to choose defaults of.
+        self._make_transport()
         self._choose_defaults()
 
     def target(self, topic: str, name: str | None = None) -> oslo_messaging.Target:
@@ -145,7 +149,7 @@ class Bus:
     def check(self, target: oslo_messaging.Target, timeout: float) -> None:
         """Return if the broker takes a call, be there somebody to answer it or not.
 
-        :raises Unavailable:
+        :raises Unavailable: it does not, in that time
         """
         try:
             self.call(target, {}, 'ping', timeout)
@@ -163,21 +167,22 @@ class Bus:
         One of the methods is ``ping``, which does nothing.
         """
         transport, _ = self._own()
-        rpc_server = oslo_messaging.get_rpc_server(transport, target, [endpoint], server_cls=_Server)
-        return Serving(rpc_server, oslo_messaging.get_rpc_client(transport, target, retry=0))
+
+        def make() -> _Server:
+            return oslo_messaging.get_rpc_server(transport, target, [endpoint], server_cls=_Server)
+
+        return Serving(make, oslo_messaging.get_rpc_client(transport, target, retry=0))
 
     # ------------------------------------------------------------------ the transport
 
     def _own(self) -> tuple[oslo_messaging.Transport, threading.Semaphore]:
         """The transport of this process, and how many calls it may yet make; neither survives a fork."""
-        if self._pid != os.getpid():
-            with self._lock:
-                if self._pid != os.getpid():
-                    # That of a parent is kept: its end would close the connections, which the parent has, too.
-                    self._inherited, self._transport = self._transport, self._make_transport()
-                    self._calls = threading.Semaphore(_CALLS_AT_ONCE)
-                    self._pid = os.getpid()
-        return self._transport, self._calls
+        owned = self._owned.get(os.getpid())
+        if owned is None:
+            # That of a parent is kept: its end would close the connections, which the parent has, too.
+            made = self._make_transport(), threading.Semaphore(_CALLS_AT_ONCE)
+            owned = self._owned.setdefault(os.getpid(), made)
+        return owned
 
     def _make_transport(self) -> oslo_messaging.Transport:
         """Nothing is connected by it, and no thread started."""
@@ -227,12 +232,17 @@ class _Server(server.RPCServer):
 
 
 class Serving:
-    """A server that runs, or will as soon as there is a broker."""
+    """A server that runs, or will as soon as there is a broker.
 
-    def __init__(self, rpc_server: _Server, own_client: oslo_messaging.RPCClient) -> None:
-        self._server = rpc_server
+    :param make: a server; one that has failed to start cannot be started again
+    """
+
+    def __init__(self, make: Callable[[], _Server], own_client: oslo_messaging.RPCClient) -> None:
+        self._make = make
+        self._server = make()
         self._own_client = own_client
         self._listens = threading.Event()
+        self._ends = threading.Event()
         threading.Thread(target=self._start, name='rpc server', daemon=True).start()
 
     def wait(self, timeout: float) -> bool:
@@ -241,6 +251,7 @@ class Serving:
 
     def stop(self, patience: float) -> bool:
         """Take no more calls, and end those at hand; whether they have ended by then."""
+        self._ends.set()
         if self._listens.is_set():
             for work in (self._end, self._wake):
                 threading.Thread(target=work, name='rpc server ends', daemon=True).start()
@@ -257,9 +268,13 @@ class Serving:
             self._own_client.cast({}, 'ping')
 
     def _start(self) -> None:
-        try:
-            self._server.start()
-        except Exception:
-            LOG.exception('calls cannot be served')
-        else:
-            self._listens.set()
+        while not self._ends.is_set():
+            try:
+                self._server.start()
+            except Exception:
+                LOG.exception('calls cannot be served; tried again in %s s', START_AGAIN)
+                self._ends.wait(START_AGAIN)
+                self._server = self._make()
+            else:
+                self._listens.set()
+                return

@@ -2,8 +2,8 @@
 
 What has been seen of a port is remembered for as long as the process lives, and nowhere else. An order is carried
 out as it comes if it is in time and follows what was last seen of its port, by the generations of one record. Of
-any other the records are asked: of one past its deadline, of one that is older, of one of another record, and of
-the first one of a port.
+any other the records are asked: of one past its deadline, of one that is older, of one of another record, of one
+that its sender was told not to have happened, and of the first one of a port.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ _REMEMBERED = 10_000
 
 @dataclasses.dataclass(slots=True)
 class _Seen:
-    """The last order of a port, and what was answered to it if it has been carried out."""
+    """The last order of a port, and what was answered to it if it has been carried out.
+
+    ``is_settled``: whoever sent it has been told that it has not been.
+    """
 
     order: Order
     is_done: bool = False
+    is_settled: bool = False
     answer: Any = None
 
 
@@ -106,8 +110,8 @@ class Agent:
         )
 
     def settle(self, ctxt: RequestContext, order: Order, server: base.Server) -> Found:
-        """What has become of an order; whatever the same record has ordered before does not happen any more
-        unless the records say so."""
+        """What has become of an order. If it has not been done, then neither it nor what the same record has
+        ordered before happens any more, unless the records say so."""
         if not self._ports.take(order.port_id, self._patience / 2):
             # It may be this one that is at hand.
             return Found(is_done=False)
@@ -116,7 +120,9 @@ class Agent:
             if seen is not None and seen.order == order and seen.is_done:
                 return Found(is_done=True, answer=seen.answer)
             if seen is None or _follows(order, seen.order):
-                self._remember(order)
+                seen = self._remember(order)
+            if seen.order == order:
+                seen.is_settled = True
             try:
                 return Found(is_done=False, is_plugged=order.port_id in self._driver.plugged(ctxt, server))
             except exceptions.NotSupported:
@@ -226,16 +232,17 @@ class Agent:
         now = self.now()
         return max(0.0, deadline.seconds - now.seconds) if deadline and deadline.epoch == now.epoch else 0.0
 
-    def _remember(self, order: Order) -> None:
-        self._seen[order.port_id] = _Seen(order)
+    def _remember(self, order: Order) -> _Seen:
+        seen = self._seen[order.port_id] = _Seen(order)
         self._seen.move_to_end(order.port_id)
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
+        return seen
 
 
 def _is_next(order: Order, seen: _Seen) -> bool:
     """Whether an order is the one at hand, or a later one."""
-    return _follows(order, seen.order) or (order == seen.order and not seen.is_done)
+    return _follows(order, seen.order) or (order == seen.order and not seen.is_done and not seen.is_settled)
 
 
 def _follows(order: Order, seen: Order) -> bool:

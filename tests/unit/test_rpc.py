@@ -286,6 +286,20 @@ def test_after_the_question_an_older_order_is_not_carried_out(host: Host) -> Non
     host.refuses(order())
 
 
+@pytest.mark.parametrize('is_known', [True, False])
+def test_an_order_that_was_settled_before_it_came_is_asked_for(host: Host, is_known: bool) -> None:
+    host.records.holding[order()] = 30.0
+    if is_known:
+        host.send(order())
+    settled = order(Direction.UNPLUG, generation=2)
+    assert not host.agent.settle(CTXT, settled, SERVER).is_done
+    # In time, and following: but whoever sent it counts on its not having happened.
+    host.refuses(settled)
+    host.records.holding[settled] = 30.0
+    host.send(settled)
+    assert host.agent.settle(CTXT, settled, SERVER).is_done
+
+
 def test_an_order_that_failed_is_not_done(host: Host) -> None:
     host.records.holding[order()] = 30.0
     host.nics.error = exceptions.UnknownOutcome()
@@ -585,6 +599,31 @@ def test_a_lost_answer_is_settled_by_a_question(tmp_path: pathlib.Path) -> None:
         assert bench.host.nics.done == ['plug port']
 
 
+def test_an_order_is_settled_while_the_driver_is_slow(tmp_path: pathlib.Path) -> None:
+    with running(conf_of(tmp_path, timeout=1.0, ping_timeout=0.5, cache_time=60)) as bench:
+        bench.host.records.holding = EverythingHolds()
+        bench.host.agent.capabilities = lambda *_: bench.host.nics.pause.wait() or frozenset()  # type: ignore
+        # Who has been heard of is not pinged before an order.
+        bench.driver.plugged(CTXT, SERVER)
+        real = bench.driver._call
+
+        def call(ctxt: Any, agent: Any, method: str, *rest: Any, **arguments: Any) -> Any:
+            answer = real(ctxt, agent, method, *rest, **arguments)
+            if method == 'plug':
+                # It is done, but nobody hears of it; and meanwhile another request found the driver slow.
+                bench.host.nics.pause.clear()
+                for what in ('no answer', 'just now'):
+                    with pytest.raises(exceptions.Unavailable, match=what):
+                        bench.driver.capabilities(CTXT, SERVER)
+                bench.host.nics.pause.set()
+                raise exceptions.UnknownOutcome()
+            return answer
+
+        bench.driver._call = call  # type: ignore[method-assign]
+        assert bench.plug() == {'nic': 'port'}
+        assert bench.host.nics.done == ['plug port']
+
+
 def test_an_answer_that_nobody_can_give(tmp_path: pathlib.Path) -> None:
     with running(conf_of(tmp_path, timeout=0.2, ping_timeout=0.2)) as bench:
         bench.host.records.holding = EverythingHolds()
@@ -616,6 +655,33 @@ def test_a_server_on_no_host(tmp_path: pathlib.Path) -> None:
     driver.unplug(CTXT, server, 'port', {}, contract.fence())
     with pytest.raises(exceptions.NotSupported):
         driver.plugged(CTXT, server)
+
+
+def test_a_server_that_fails_to_start_is_started_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter(range(2))
+    real = messaging._Server._create_listener
+
+    def create_listener(self: Any) -> Any:
+        if next(failures, None) is not None:
+            raise OSError('no queue')
+        return real(self)
+
+    monkeypatch.setattr(messaging, 'START_AGAIN', 0.01)
+    monkeypatch.setattr(messaging._Server, '_create_listener', create_listener)
+    with running(conf_of(tmp_path)) as bench:
+        assert bench.driver.plugged(CTXT, SERVER) == set()
+    assert caplog.text.count('calls cannot be served') == 2
+
+
+def test_whether_the_broker_can_be_reached(tmp_path: pathlib.Path) -> None:
+    """Nobody listens at the port."""
+    driver = rpc.RpcVIFDriver(conf_of(tmp_path, url='rabbit://user:s3cret@127.0.0.1:9/', ping_timeout=0.1))
+    with pytest.raises(exceptions.Unavailable, match='the message broker') as raised:
+        driver.check(CTXT)
+    assert type(raised.value) is exceptions.Unavailable
+    assert 's3cret' not in raised.value.operator
 
 
 def test_a_reconciler_does_not_wait_for_a_broker(tmp_path: pathlib.Path) -> None:

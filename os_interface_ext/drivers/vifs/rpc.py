@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -44,12 +43,12 @@ class RpcVIFDriver(base.VIFDriver):
         options.register_opts(conf)
         self._conf = conf[options.GROUP.name]
         self._bus = messaging.Bus(conf, self._conf.topic)
-        self._lock = threading.Lock()
         self._agents: dict[str, _Agent] = {}
 
     def check(self, ctxt: RequestContext) -> None:
-        """Whether the broker takes calls; the agents are asked for themselves."""
-        self._bus.check(self._bus.target(messages.orders_topic(self._conf.topic)), self._conf.timeout)
+        """Whether the broker takes calls; agents are not asked, for any of their hosts may be away."""
+        # Nobody has that topic, which the broker says at once: one that listens but is slow says nothing of it.
+        self._bus.check(self._bus.target(f'{self._conf.topic}-nobody'), self._conf.ping_timeout)
 
     def capabilities(self, ctxt: RequestContext, server: base.Server) -> frozenset[str]:
         """Those of the agent's driver.
@@ -129,10 +128,8 @@ class RpcVIFDriver(base.VIFDriver):
     # ------------------------------------------------------------------ calls
 
     def _agent(self, host: str) -> _Agent:
-        with self._lock:
-            if host not in self._agents:
-                self._agents[host] = _Agent(host)
-            return self._agents[host]
+        # Without a lock: one that another thread holds is never free in a fork.
+        return self._agents.get(host) or self._agents.setdefault(host, _Agent(host))
 
     def _carry_out(
         self, ctxt: RequestContext, agent: _Agent, fence: base.Fence, order: base.Order, **forms: Any
@@ -193,14 +190,22 @@ class RpcVIFDriver(base.VIFDriver):
     def _ask(self, ctxt: RequestContext, agent: _Agent, method: str, **arguments: Any) -> Any:
         """Ask what has no side effect.
 
+        An agent that has not answered just now is not asked again, except what has become of an order. That it
+        is slow to answer what its driver has to find out keeps no order from it.
+
         :raises Unavailable: it does not answer, or has not a short while ago
         """
-        if time.monotonic() < agent.silent_until:
+        now = time.monotonic()
+        if method != 'settle' and (now < agent.silent_until or (method != 'ping' and now < agent.slow_until)):
             raise exceptions.Unavailable(operator=f'{agent.name} has not answered just now')
         try:
             answer = self._call(ctxt, agent, method, self._conf.ping_timeout, **arguments)
         except exceptions.UnknownOutcome as error:
-            agent.silent_until = time.monotonic() + self._conf.cache_time
+            until = time.monotonic() + self._conf.cache_time
+            if method == 'ping':
+                agent.silent_until = until
+            elif method != 'settle':
+                agent.slow_until = until
             raise exceptions.Unavailable(operator=error.operator) from error
         return messages.result(answer, agent.name)
 
@@ -249,13 +254,14 @@ class _Agent:
         self.host = host
         self.name = f'agent on {host}'
         self.clock: _Clock | None = None
-        self.silent_until = 0.0
+        #: Until when nothing is asked of it, and what its driver has to find out is not.
+        self.silent_until = self.slow_until = 0.0
         #: By server: until when they hold, and what they are.
         self.capabilities: dict[str, tuple[float, frozenset[str]]] = {}
 
     def hear(self, now: Moment) -> None:
         """It has said what time it is."""
-        self.silent_until = 0.0
+        self.silent_until = self.slow_until = 0.0
         heard = _Clock(now, time.monotonic())
         known = self.clock
         if known is None or known.there.epoch != now.epoch:

@@ -627,6 +627,25 @@ def test_a_server_on_no_host(bench: Bench) -> None:
     bench.driver.unplug(ctxt, server, str(uuid.uuid4()), {}, contract.fence())
 
 
+def test_whether_the_broker_can_be_reached(bench: Bench, tmp_path: pathlib.Path) -> None:
+    """Through the proxy, which is before the agent elsewhere; that nobody serves the topic is no matter."""
+    url = f'rabbit://guest:guest@127.0.0.1:{bench.way.port}/'
+    driver = rpc.RpcVIFDriver(_bench_conf(tmp_path, f'osif-nobody-{uuid.uuid4().hex[:8]}', url))
+    ctxt = contract.member(base.Server(str(uuid.uuid4()), PROJECT))
+    for _ in range(2):
+        driver.check(ctxt)
+    with bench.unreachable(), pytest.raises(exceptions.Unavailable, match='the message broker'):
+        driver.check(ctxt)
+
+    def is_reached() -> bool:
+        with contextlib.suppress(exceptions.Unavailable):
+            driver.check(ctxt)
+            return True
+        return False
+
+    wait_until(is_reached)
+
+
 def test_over_tls(rabbitmq: rabbitmq_service.RabbitMQ, tmp_path: pathlib.Path) -> None:
     url = 'rabbit://guest:guest@localhost:{port}/'
     tls = ['[oslo_messaging_rabbit]', 'ssl = true']
