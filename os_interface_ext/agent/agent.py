@@ -159,17 +159,18 @@ class Agent:
             LOG.error('nothing that is plugged here is unplugged: %s', mistake)
             self._suspects = {}
             return review.grace
+        is_open = review.unsettled > 0
         for server, order in review.orders:
             try:
                 self.unplug(ctxt, order, None, server, {})
             except exceptions.DriverError as error:
+                is_open = True
                 LOG.warning('port %s stays plugged into server %s: %s', order.port_id, server.id, error.operator)
         now = time.monotonic()
         self._suspects = {nic: self._suspects.get(nic, now) for nic in review.suspects}
         old = [nic for nic, since in self._suspects.items() if since + review.grace <= now]
         unasked = self._orders.end(self._host, old)
-        is_open = review.unsettled or unasked or len(old) < len(self._suspects)
-        return review.grace if is_open else None
+        return review.grace if is_open or unasked or len(old) < len(self._suspects) else None
 
     def _mistake(self, review: base.Review) -> str | None:
         """Why a review is not to be acted upon, for the operator."""

@@ -44,8 +44,9 @@ OPTS = [
         'max_gone',
         default=50,
         min=0,
-        help='Records that one look at the world may end because their server or port is gone. More than '
-        'that is taken for a failure of the backend: nothing is done, and an error is logged.',
+        help='Records that one look at the world may end because their server or port is gone, and NICs that '
+        'an agent may unplug at its start. More than that is taken for a failure of the backend: nothing is '
+        'done, and an error is logged.',
     ),
     cfg.IntOpt(
         'max_deletes',

@@ -313,7 +313,7 @@ def test_report(host: Host) -> None:
     lost, denied = (order(Direction.UNPLUG, port=port) for port in ('lost', 'denied'))
     host.records.orders = [(SERVER, denied), (SERVER, lost)]
     host.records.holding[lost] = 30.0
-    host.agent.report(CTXT)
+    assert host.agent.report(CTXT) == 0.0, 'what could not be unplugged is told again'
     assert host.records.reported == [(SERVER.id, 'denied'), (SERVER.id, 'kept'), (SERVER.id, 'lost')]
     assert host.nics.there == {'kept', 'denied'}
 

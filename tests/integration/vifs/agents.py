@@ -67,6 +67,16 @@ class Host:
         wait_until(lambda: self._said() > begun or self.has_ended())
         assert not self.has_ended(), self.log.read_text()
 
+    @contextlib.contextmanager
+    def under_name(self, name: str) -> Iterator[None]:
+        """What the agent takes for the name of its host, when it is started next."""
+        right = self._config.read_text()
+        self._config.write_text(right.replace(f'host = {self.name}\n', f'host = {name}\n', 1))
+        try:
+            yield
+        finally:
+            self._config.write_text(right)
+
     def befall(self, fault: str) -> None:
         """Have something happen to the agent that runs, at a point of what it does next."""
         new = self._faults.with_suffix('.new')

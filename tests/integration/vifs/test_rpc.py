@@ -324,15 +324,21 @@ def test_an_agent_that_is_away_for_good(site: Site) -> None:
     site.nothing_left()
 
 
+def _driver_of(site: Site, host: agents.Host) -> base.VIFDriver:
+    """What plugs on a host, beside its agent."""
+    conf = site.conf()
+    driver = netns.NetnsVIFDriver(conf)
+    for name, value in {'host_namespace': host.name, 'lock_path': str(site.folder / f'{host.name}.lock')}.items():
+        conf.set_override(name, value, group=netns.GROUP)
+    return driver
+
+
 def test_what_is_left_over_at_the_start(site: Site) -> None:
     """What has a record stays, what has none goes, by an order; what is not ours is not touched."""
     (host, _), (server, _) = site.hosts, site.servers
     kept = site.attach(server)['port_id']
     host.kill()
-    conf = site.conf()
-    driver = netns.NetnsVIFDriver(conf)
-    for name, value in {'host_namespace': host.name, 'lock_path': str(site.folder / f'{host.name}.lock')}.items():
-        conf.set_override(name, value, group=netns.GROUP)
+    driver = _driver_of(site, host)
     lost = base.Port(str(uuid.uuid4()), NETWORK, 'fa:16:3e:99:99:99', PROJECT, mtu=MTU)
     driver.plug(contract.member(server), server, lost, contract.fence())
     assert sorted(namespaces.ports(server.id)) == sorted([kept, lost.id])
@@ -342,6 +348,39 @@ def test_what_is_left_over_at_the_start(site: Site) -> None:
         assert 'eth9' in [link['ifname'] for link in namespaces.links(host.name)]
     site.detach(server, kept)
     site.nothing_left()
+
+
+def test_a_report_under_a_wrong_name_takes_nothing_out(site: Site) -> None:
+    (host, _), (server, _) = site.hosts, site.servers
+    port_id = site.attach(server)['port_id']
+    host.kill()
+    begun = host.hears('nothing that is plugged here is unplugged')
+    with host.under_name('another'):
+        host.start()
+        wait_until(lambda: host.hears('nothing that is plugged here is unplugged', begun) > 1)
+        host.kill()
+    assert 'no server is on a host named another' in host.log.read_text()
+    assert namespaces.ports(server.id) == [port_id]
+    host.start()
+    site.at_rest()
+    site.detach(server, port_id)
+    site.nothing_left()
+
+
+def test_what_another_installation_has_plugged_is_left_alone(site: Site) -> None:
+    (host, _), _ = site.hosts, site.servers
+    stranger = base.Server(str(uuid.uuid4()), PROJECT, host=host.name)
+    port = base.Port(str(uuid.uuid4()), NETWORK, 'fa:16:3e:99:99:98', PROJECT, mtu=MTU)
+    driver, ctxt = _driver_of(site, host), contract.member(stranger)
+    log = site.folder / 'serve.log'
+    with namespaces.made(stranger.id):
+        driver.plug(ctxt, stranger, port, contract.fence())
+        host.kill()
+        host.start()
+        wait_until(lambda: f'port {port.id} is plugged into server {stranger.id}' in log.read_text())
+        assert site.records() == []
+        assert namespaces.ports(stranger.id) == [port.id]
+        driver.unplug(ctxt, stranger, port.id, {}, contract.fence())
 
 
 # ---------------------------------------------------------------------- messages that come late
