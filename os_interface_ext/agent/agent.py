@@ -180,10 +180,10 @@ class Agent:
                 f'{found} seem to be left over, more than [reconciler] max_gone = {review.most}: look at the '
                 'backends and at [rpc] host; raise the option if it is true'
             )
-        elsewhere = {server.host for server, _ in review.orders} - {self._host}
+        elsewhere = {server.host for server, _ in review.orders if server.host} - {self._host}
         if elsewhere and not review.here:
             return (
-                f'no server is on a host named {self._host}, but on {", ".join(sorted(map(str, elsewhere)))}: is '
+                f'no server is on a host named {self._host}, but on {", ".join(sorted(elsewhere))}: is '
                 '[rpc] host as the server driver tells it?'
             )
         return None

@@ -51,8 +51,9 @@ class RecordOrders:
                 return self._store.time_left(record)
         if order.direction is Direction.PLUG:
             return 0.0
-        server = self._server(context.service_context(), order.server_id)
-        return _LEFT_BEHIND if self._is_left_behind(record, order.server_id, server, host) else 0.0
+        ctxt = context.service_context()
+        server = self._server(ctxt, order.server_id)
+        return _LEFT_BEHIND if self._is_left_behind(ctxt, record, order.server_id, server, host) else 0.0
 
     def review(self, host: str, nics: Iterable[tuple[str, str]]) -> base.Review:
         """See :meth:`os_interface_ext.drivers.base.Orders.review`."""
@@ -77,10 +78,10 @@ class RecordOrders:
             elif self._is_unrecorded(ctxt, server_id, server, port_id, host):
                 LOG.warning('port %s of server %s on %s has no record', port_id, server_id, host)
                 review.suspects.append((server_id, port_id))
-        elif self._is_left_behind(record, server_id, server, host):
+        elif self._is_left_behind(ctxt, record, server_id, server, host):
             order = Order(Direction.UNPLUG, server_id, port_id, record.id, record.generation)
             review.orders.append((server or base.Server(server_id, '', host=host), order))
-        elif record.server_id == server_id and _is_on_the_move(server):
+        elif record.server_id != server_id or _is_on_the_move(server):
             review.unsettled += 1
 
     def end(self, host: str, nics: Iterable[tuple[str, str]]) -> int:
@@ -108,11 +109,14 @@ class RecordOrders:
         except exceptions.ServerNotFound:
             return None
 
-    def _is_left_behind(self, record: Record, server_id: str, server: base.Server | None, host: str) -> bool:
+    def _is_left_behind(
+        self, ctxt: RequestContext, record: Record, server_id: str, server: base.Server | None, host: str
+    ) -> bool:
         """Whether a server's NIC on a host is not that of the port's record: another server has the port by now,
         or the server is elsewhere, and stays there. A record in motion sees to its own."""
         if record.server_id != server_id:
-            return True
+            # Of a record that is being made it is not known yet whether the network agrees.
+            return not self._has(ctxt, server_id, record.port_id)
         is_elsewhere = server is not None and server.host is not None and server.host != host
         return record.state is State.ATTACHED and is_elsewhere and not _is_on_the_move(server)
 
@@ -155,7 +159,10 @@ class RecordOrders:
             # For the reconciler, at once.
             self._store.settle(held.record)
 
-    def _has(self, ctxt: RequestContext, server_id: str, port_id: str) -> bool:
+    def _has(self, ctxt: RequestContext, server_id: str, port_id: str | None) -> bool:
+        """Whether the network says that a port is a server's."""
+        if port_id is None:
+            return False
         try:
             return self._networks.get_port(ctxt, port_id).device_id == server_id
         except exceptions.PortNotFound:

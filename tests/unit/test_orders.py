@@ -139,6 +139,20 @@ def test_what_another_server_has_now_goes_at_once(setting: Setting) -> None:
     assert setting.review((server_id, port_id)) == []
 
 
+def test_what_somebody_only_tries_to_attach_elsewhere_stays(setting: Setting) -> None:
+    """The port is a living server's that has no record; the attempt is about to fail for that."""
+    held = setting.held(State.ALLOCATING)
+    port_id = held.record.port_id
+    assert port_id is not None
+    setting.world.cloud.change_port(port_id, device_id=setting.world.other.id)
+    review = setting.orders.review(HOST, [(setting.world.other.id, port_id)])
+    assert (review.orders, review.suspects, review.unsettled) == ([], [], 1)
+    order = Order(Direction.UNPLUG, setting.world.other.id, port_id, held.record.id, held.record.generation)
+    assert setting.orders.time_left(order, HOST) == 0.0
+    setting.world.cloud.change_port(port_id, device_id=setting.world.server.id)
+    assert setting.orders.time_left(order, HOST) > 0.0
+
+
 @pytest.mark.parametrize('fields', [{'task_state': 'migrating'}, {'vm_state': 'resized'}], ids=str)
 def test_a_server_that_is_being_moved_keeps_what_it_has_on_both_hosts(
     setting: Setting, fields: dict[str, object]

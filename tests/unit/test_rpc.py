@@ -21,6 +21,7 @@ from os_interface_ext import conf as config
 from os_interface_ext import exceptions, messaging
 from os_interface_ext.agent import service
 from os_interface_ext.agent.agent import Agent
+from os_interface_ext.cmd import agent as command
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.base import Direction, Order
@@ -677,7 +678,7 @@ def test_a_server_that_fails_to_start_is_started_again(
 
 def test_whether_the_broker_can_be_reached(tmp_path: pathlib.Path) -> None:
     """Nobody listens at the port."""
-    driver = rpc.RpcVIFDriver(conf_of(tmp_path, url='rabbit://user:s3cret@127.0.0.1:9/', ping_timeout=0.1))
+    driver = rpc.RpcVIFDriver(conf_of(tmp_path, url='rabbit://user:s3cret@127.0.0.1:9/', timeout=0.1))
     with pytest.raises(exceptions.Unavailable, match='the message broker') as raised:
         driver.check(CTXT)
     assert type(raised.value) is exceptions.Unavailable
@@ -766,6 +767,22 @@ def test_the_agents_command(tmp_path: pathlib.Path) -> None:
     assert ended.stderr.count('\n') == 1
     assert 'absent' in ended.stderr
     assert _agent('--version').stdout.startswith('os-interface-ext-agent ')
+
+
+def test_an_agents_driver_may_have_an_event_loop(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a process of our own: libvirt's keepalive works there alone."""
+    conf_of(tmp_path)
+    seen = []
+
+    def make(conf: config.Config) -> None:
+        seen.append(conf.is_own_process)
+        raise exceptions.ConfigurationError('that is enough')
+
+    monkeypatch.setattr(service, 'Service', make)
+    monkeypatch.setattr(command, '_on_signals', lambda action: None)
+    monkeypatch.setattr(command.logs, 'setup', lambda *args, **kwargs: None)
+    assert command.main(['--config-file', str(tmp_path / 'rpc.conf')]) == 1
+    assert seen == [True]
 
 
 # ------------------------------------------------------------------ forks, threads, eventlet

@@ -48,7 +48,7 @@ class RpcVIFDriver(base.VIFDriver):
     def check(self, ctxt: RequestContext) -> None:
         """Whether the broker takes calls; agents are not asked, for any of their hosts may be away."""
         # Nobody has that topic, which the broker says at once: one that listens but is slow says nothing of it.
-        self._bus.check(self._bus.target(f'{self._conf.topic}-nobody'), self._conf.ping_timeout)
+        self._bus.check(self._bus.target(f'{self._conf.topic}-nobody'), self._conf.timeout)
 
     def capabilities(self, ctxt: RequestContext, server: base.Server) -> frozenset[str]:
         """Those of the agent's driver.
