@@ -353,21 +353,23 @@ def _name(schema: Any) -> str:
     return str(kind.__name__).rstrip('0123456789')
 
 
-def _of_uuid(_converter: Any, field: marshmallow.fields.Field, **_more: Any) -> dict[str, Any]:
+def _of_uuid(_converter: Any, field: marshmallow.fields.Field[Any], **_more: Any) -> dict[str, Any]:
     """What `UUIDString` takes: more than the one spelling that the format of this name knows."""
     if isinstance(field, schemas.UUIDString):
         return {'pattern': '^(urn:)?(uuid:)?[{]*(-*[0-9A-Fa-f]){32}-*[}]*$'}
     return {}
 
 
-def _of_address(_converter: Any, field: marshmallow.fields.Field, **_more: Any) -> dict[str, Any]:
+def _of_address(_converter: Any, field: marshmallow.fields.Field[Any], **_more: Any) -> dict[str, Any]:
     """What `IPAddressString` takes."""
     if isinstance(field, schemas.IPAddressString):
         return {'anyOf': [{'format': 'ipv4'}, {'format': 'ipv6'}]}
     return {}
 
 
-def _of_forbidden_characters(_converter: Any, field: marshmallow.fields.Field, **_more: Any) -> dict[str, Any]:
+def _of_forbidden_characters(
+    _converter: Any, field: marshmallow.fields.Field[Any], **_more: Any
+) -> dict[str, Any]:
     """`ContainsNoneOf`, of which apispec knows nothing."""
     for validator in field.validators:
         if isinstance(validator, validate.ContainsNoneOf):

@@ -12,6 +12,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from os_interface_ext import exceptions
 from os_interface_ext.api import description, faults, microversions, views
 from os_interface_ext.api.description import Error
+from os_interface_ext.api.operation import JSON
 
 _INTRODUCTION = """# API reference
 
@@ -161,14 +162,14 @@ def _operations(document: Mapping[str, Any]) -> Iterator[str]:
         yield operation.text
         if 'requestBody' in made:
             yield 'The body:'
-            examples = made['requestBody']['content'][description.JSON]['examples'].values()
+            examples = made['requestBody']['content'][JSON]['examples'].values()
             yield _table(
                 ('asked for', 'body'), [(one['summary'], f'`{json.dumps(one["value"])}`') for one in examples]
             )
         answer = made['responses'][str(operation.status)]
         if 'content' in answer:
             yield f'Answer, {operation.status}:'
-            yield _code('json', json.dumps(answer['content'][description.JSON]['example'], indent=2))
+            yield _code('json', json.dumps(answer['content'][JSON]['example'], indent=2))
         else:
             yield f'Answer: {operation.status}, without a body.'
         yield 'Faults:'

@@ -1,5 +1,7 @@
 """``[attachments]``: the records and their times."""
 
+from typing import Any
+
 from oslo_config import cfg
 
 GROUP = cfg.OptGroup('attachments', title='Attachment records')
@@ -27,5 +29,5 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(OPTS, group=GROUP.name)
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     return [(GROUP, OPTS)]

@@ -28,7 +28,7 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
             conf.set_default(name, value, group=group)
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     """With our defaults, and with what the plug-in ``password`` takes; none without the extra keystone."""
     try:
         from keystoneauth1 import loading

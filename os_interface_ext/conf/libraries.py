@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from importlib import metadata
+from typing import Any
 
 #: One line for each; one that is not installed is left out.
 _NAMES = (
@@ -17,7 +18,7 @@ _NAMES = (
 )
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     declared = metadata.entry_points(group='oslo.config.opts')
     with warnings.catch_warnings():
         # oslo.messaging imports eventlet where that is installed, which warns of itself; nothing of it is used.

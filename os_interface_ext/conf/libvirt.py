@@ -1,5 +1,7 @@
 """``[libvirt]``: the server driver and the VIF driver of the same name."""
 
+from typing import Any
+
 from oslo_config import cfg
 
 GROUP = cfg.OptGroup('libvirt', title='The server driver and the VIF driver libvirt')
@@ -60,5 +62,5 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(OPTS, group=GROUP.name)
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     return [(GROUP, OPTS)]

@@ -1,5 +1,7 @@
 """``[metrics]``: what is measured."""
 
+from typing import Any
+
 from oslo_config import cfg
 
 GROUP = cfg.OptGroup('metrics', title='Metrics for Prometheus')
@@ -20,5 +22,5 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(OPTS, group=GROUP.name)
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     return [(GROUP, OPTS)]

@@ -1,5 +1,7 @@
 """``[netns]``: the VIF driver of the same name."""
 
+from typing import Any
+
 from oslo_config import cfg
 
 GROUP = cfg.OptGroup('netns', title='The VIF driver netns')
@@ -40,5 +42,5 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(OPTS, group=GROUP.name)
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     return [(GROUP, OPTS)]

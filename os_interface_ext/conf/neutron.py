@@ -1,5 +1,7 @@
 """``[neutron]``: the network driver of the same name."""
 
+from typing import Any
+
 from oslo_config import cfg
 
 from os_interface_ext.conf import openstack
@@ -10,5 +12,5 @@ GROUP = cfg.OptGroup('neutron', title='The network driver neutron')
 OPTS = openstack.OPTS
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     return [(GROUP, openstack.list_opts())]

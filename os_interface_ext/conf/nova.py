@@ -1,5 +1,7 @@
 """``[nova]``: the server driver of the same name."""
 
+from typing import Any
+
 from oslo_config import cfg
 
 from os_interface_ext.conf import openstack
@@ -24,5 +26,5 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(OPTS, group=GROUP.name)
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     return [(GROUP, [*OPTS, *openstack.list_opts()])]

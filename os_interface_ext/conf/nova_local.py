@@ -1,5 +1,7 @@
 """``[nova_local]``: the server driver nova-local."""
 
+from typing import Any
+
 from oslo_config import cfg
 
 GROUP = cfg.OptGroup('nova_local', title='The server driver nova-local')
@@ -19,5 +21,5 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(OPTS, group=GROUP.name)
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     return [(GROUP, OPTS)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import metadata
+from typing import Any
 
 from os_interface_ext import conf
 from os_interface_ext.conf import (
@@ -26,13 +27,13 @@ _NAMESPACE = 'oslo.config.opts'
 _OURS = 'os-interface-ext'
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     """The groups and their options, in the order of the sample file; those of installed drivers of others last."""
     modules = (*conf._GROUPS, *_DRIVERS, *_LIBRARIES)
     return [group for module in modules for group in module.list_opts()] + _of_others()
 
 
-def _of_others() -> list:
+def _of_others() -> list[Any]:
     """What other distributions that have drivers for us tell of their options, as every project does."""
     found = []
     for distribution in metadata.distributions():

@@ -1,5 +1,7 @@
 """``[ovs]``: the VIF driver of the same name."""
 
+from typing import Any
+
 from oslo_config import cfg
 
 GROUP = cfg.OptGroup('ovs', title='The VIF driver ovs')
@@ -45,5 +47,5 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(OPTS, group=GROUP.name)
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     return [(GROUP, OPTS)]

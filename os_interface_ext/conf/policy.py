@@ -1,5 +1,7 @@
 """``[oslo_policy]``: the options of oslo.policy, as every OpenStack operator knows them."""
 
+from typing import Any
+
 from oslo_config import cfg
 from oslo_policy import opts
 
@@ -10,5 +12,5 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     opts.set_defaults(conf, policy_file='policy.yaml')
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     return opts.list_opts()

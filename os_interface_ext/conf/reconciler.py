@@ -1,5 +1,7 @@
 """``[reconciler]``: what carries on records that nobody works on, and looks after the world."""
 
+from typing import Any
+
 from oslo_config import cfg
 
 GROUP = cfg.OptGroup('reconciler', title='The reconciler')
@@ -68,5 +70,5 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(OPTS, group=GROUP.name)
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     return [(GROUP, OPTS)]

@@ -1,6 +1,7 @@
 """``[rpc]``: the VIF driver of the same name, and its agents."""
 
 import socket
+from typing import Any
 
 from oslo_config import cfg
 
@@ -52,5 +53,5 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(OPTS, group=GROUP.name)
 
 
-def list_opts() -> list:
+def list_opts() -> list[Any]:
     return [(GROUP, OPTS)]

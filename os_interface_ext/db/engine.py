@@ -56,7 +56,8 @@ class Database:
     def of(cls, conf: cfg.ConfigOpts) -> Database:
         """The database of a configuration object: the same one for all that are given this object."""
         kept: dict[str, Any] = conf.kept
-        return kept.setdefault('database', kept.get('database') or cls(conf))
+        found: Database = kept.setdefault('database', kept.get('database') or cls(conf))
+        return found
 
     @property
     def url(self) -> str:

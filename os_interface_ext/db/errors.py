@@ -31,11 +31,13 @@ class CommitLost(db_exc.DBError):  # type: ignore[misc]
 
 
 def _reference(error: Exception) -> Exception:
-    return ReferenceError(None, None, None, None, error)
+    made: Exception = ReferenceError(None, None, None, None, error)
+    return made
 
 
 def _duplicate(error: Exception) -> Exception:
-    return DuplicateEntry(inner_exception=error)
+    made: Exception = DuplicateEntry(inner_exception=error)
+    return made
 
 
 _POSTGRESQL = {
@@ -77,7 +79,8 @@ def translated(context: Any) -> Exception | None:
     try:
         return exc_filters.handler(context)  # type: ignore[no-any-return]
     except sa.exc.OperationalError as error:
-        return DatabaseError(error)
+        made: Exception = DatabaseError(error)
+        return made
 
 
 def _of_code(dialect: str, error: BaseException) -> Any:

@@ -204,4 +204,5 @@ class Statements:
             found = untranslated
         if context.is_disconnect and connection.is_valid:
             connection.invalidate(error)
-        return found if isinstance(found, errors.DatabaseError) else errors.DatabaseError(found)
+        told: Exception = found if isinstance(found, errors.DatabaseError) else errors.DatabaseError(found)
+        return told

@@ -34,7 +34,8 @@ def version(database: Database) -> str | None:
         with database.read() as connection:
             if not sa.inspect(connection).has_table(tables.VERSION_TABLE):
                 return None
-            return connection.scalar(sa.text(f'SELECT version_num FROM {tables.VERSION_TABLE}'))
+            found: str | None = connection.scalar(sa.text(f'SELECT version_num FROM {tables.VERSION_TABLE}'))
+            return found
     except (DatabaseError, sa.exc.SQLAlchemyError, OSError) as error:
         raise _unreachable(database, error) from error
 

@@ -229,7 +229,7 @@ class _Number(fields.Integer):
         super().__init__(strict=True, validate=validate.Range(lowest, highest, error=message), **kwargs)
 
 
-class _List(fields.List):
+class _List(fields.List[Any]):
     default_error_messages = {'null': 'must be a list', 'invalid': 'must be a list'}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import flask
 import sqlalchemy as sa
+from microversion_parse import Version
 
 from os_interface_ext import context, exceptions
 from os_interface_ext.api import microversions
@@ -33,7 +34,7 @@ _STATUS = {
     'shelved': ('SHELVED', 4),
     'shelved_offloaded': ('SHELVED_OFFLOADED', 4),
 }
-_EMBEDDED_FLAVOR = microversions.Version(2, 47)
+_EMBEDDED_FLAVOR = Version(2, 47)
 _NEVER = '1970-01-01T00:00:00Z'
 
 _t = tables.servers

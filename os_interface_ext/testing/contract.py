@@ -131,7 +131,8 @@ def unanswered(unreachable: Callable[[], contextlib.AbstractContextManager[objec
 
 def through_json(value: T) -> T:
     """The value as it comes back from a record."""
-    return json.loads(json.dumps(value))
+    copy: T = json.loads(json.dumps(value))
+    return copy
 
 
 def assert_full_str(value: object) -> None:

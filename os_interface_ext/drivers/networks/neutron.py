@@ -469,7 +469,8 @@ class NeutronNetworkDriver(base.NetworkDriver):
 
     def _recall(self, ctxt: RequestContext, port_id: str) -> _Seen | None:
         """What was seen last, once."""
-        return ctxt.kept.pop((self, port_id), None)
+        seen: _Seen | None = ctxt.kept.pop((self, port_id), None)
+        return seen
 
 
 class _Locks:
