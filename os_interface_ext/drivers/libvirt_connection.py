@@ -99,7 +99,8 @@ class Libvirt:
     def of(cls, conf: cfg.ConfigOpts) -> Libvirt:
         """That of a configuration object: the same one for all drivers that are given this object."""
         kept: dict[str, Any] = conf.kept
-        return kept.setdefault('libvirt', kept.get('libvirt') or cls(conf))
+        found: Libvirt = kept.setdefault('libvirt', kept.get('libvirt') or cls(conf))
+        return found
 
     def _check(self, conf: cfg.ConfigOpts) -> None:
         if not re.match(r'[a-z][a-z0-9]*(\+[a-z0-9]+)?://', self._uri):

@@ -388,8 +388,8 @@ def _bridge(host: links.Links, network_id: str) -> Any:
 def _is_our_bridge(link: Any) -> bool:
     name, alias = link.get('ifname'), link.get('ifalias') or ''
     if alias:
-        return alias.startswith(_NETWORK)
-    return name.startswith('osb') and link.get('address') == links.mac_address(name[3:])
+        return bool(alias.startswith(_NETWORK))
+    return bool(name.startswith('osb')) and link.get('address') == links.mac_address(name[3:])
 
 
 def _digest(identifier: str) -> str:

@@ -81,11 +81,17 @@ class Cloud:
         """Whether the API shows it, in the list and by itself."""
         path = f'/v2.1/servers/{server.id}/os-interface'
         headers = {'X-Auth-Token': TOKENS[PROJECT]}
-        listed = self._application.get(path, headers=headers).json['interfaceAttachments']
-        shown = self._application.get(f'{path}/{port_id}', headers=headers, status='*').status_int
-        is_listed = port_id in {one['port_id'] for one in listed}
-        assert shown == (200 if is_listed else 404)
-        return is_listed
+        found = {}
+
+        def agrees() -> bool:
+            listed = self._application.get(path, headers=headers).json['interfaceAttachments']
+            found['listed'] = port_id in {one['port_id'] for one in listed}
+            shown = self._application.get(f'{path}/{port_id}', headers=headers, status='*').status_int
+            return bool(shown == (200 if found['listed'] else 404))
+
+        # A reconciler may be done with it between the two looks.
+        wait_until(agrees)
+        return found['listed']
 
     def carry_on(self) -> None:
         self.parts.reconciler.carry_on()
