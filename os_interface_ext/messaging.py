@@ -169,7 +169,8 @@ class Bus:
         transport, _ = self._own()
 
         def make() -> _Server:
-            return oslo_messaging.get_rpc_server(transport, target, [endpoint], server_cls=_Server)
+            made: _Server = oslo_messaging.get_rpc_server(transport, target, [endpoint], server_cls=_Server)
+            return made
 
         return Serving(make, oslo_messaging.get_rpc_client(transport, target, retry=0))
 
