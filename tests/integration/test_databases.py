@@ -259,6 +259,12 @@ def test_every_statement_of_the_records(parts: deploy.Parts) -> None:
     store.found(attached)
     assert (store.of_port('a').missing_since, store.of_port('a').host) == (None, 'elsewhere')
     undone = store.get(second.record.id)
+    assert 0.0 < store.time_left(undone) < 30.0
+    assert store.time_left(attached) == 0.0
+    assert store.states() == {('ATTACHED', None): 1, ('ALLOCATING', 'undo'): 1}
+    counted = {one.state: one.records for one in store.census(attempts=8, rest=600.0)}
+    assert counted == {State.ATTACHED: 1, State.ALLOCATING: 1}
+    assert store.hosts() == {'elsewhere': 's'}
     assert store.due(10) == []
     later = store.postpone(undone, 60.0, state=State.RELEASING, last_error=odd.replace('\0', ''))
     assert store.due(10) == []
@@ -272,7 +278,9 @@ def test_every_statement_of_the_records(parts: deploy.Parts) -> None:
     assert store.suspect(['x', 'y'], 60.0) == set()
     assert store.suspect(['y', 'z'], -1.0) == {'y'}
     assert store.old_suspects(-1.0) == {'y', 'z'}
+    assert store.orphans() == 2
     assert store.heartbeat('role', 60.0)
+    assert [(one.name, one.owner) for one in store.heartbeats()] == [('role', store_module.owner())]
     assert store.heartbeat('role', -60.0)
     store.resign('role')
     assert store.heartbeat('role', 60.0)

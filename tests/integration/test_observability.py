@@ -169,7 +169,12 @@ def test_four_workers_add_up_to_what_the_client_counted(host: Host) -> None:
     assert attached > 0
     assert found['attachment_events_total']['attach_ended',] == attached
     assert found['driver_call_duration_seconds_count']['network', 'create', 'ok'] == attached
-    assert sum(value for labels, value in found['records'].items() if 'ATTACHED' in labels) == attached
+    # The records are counted once in a while only.
+    wait_until(
+        lambda: (
+            sum(value for labels, value in host.samples()['records'].items() if 'ATTACHED' in labels) == attached
+        )
+    )
     assert killed not in host.workers()
 
 
