@@ -17,6 +17,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.services import databases
+
 pytestmark = pytest.mark.service
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -100,6 +102,10 @@ def test_the_driver_is_short() -> None:
 
 def test_followed_to_the_letter(tmp_path: pathlib.Path) -> None:
     """What is replaced: the name of this project by its source, and the ports by such as are free."""
+    try:
+        databases.need('curl', 'curl')
+    except databases.Unobtainable as error:
+        pytest.skip(str(error))
     source = shutil.copytree(ROOT, tmp_path / 'source', ignore=NOT_COPIED)
     where = tmp_path / 'empty'
     where.mkdir()
