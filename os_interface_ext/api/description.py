@@ -31,7 +31,6 @@ from werkzeug.wrappers import Response
 from os_interface_ext import exceptions
 from os_interface_ext.api import faults, microversions, schemas, views
 from os_interface_ext.api.operation import JSON, VENDOR_JSON, View
-from os_interface_ext.attachments.manager import Attachment
 from os_interface_ext.drivers import base
 
 TITLE = 'OpenStack Compute: port interfaces'
@@ -241,11 +240,12 @@ def sample(error: Error) -> exceptions.OsInterfaceError:
 _SERVER = '4e8f1cb6-73f1-4d8e-9b5a-7c6b0e0d9a11'
 _PORT = 'ce531f90-199f-48c0-816c-13e38010b442'
 _NETWORK = '3cb9bc59-5699-4588-a4b1-b87f96708bc6'
-_ATTACHMENT = Attachment(
-    port_id=_PORT,
-    net_id=_NETWORK,
-    mac_addr='fa:16:3e:4c:2c:30',
-    port_state='ACTIVE',
+_ATTACHMENT = base.Port(
+    id=_PORT,
+    network_id=_NETWORK,
+    mac_address='fa:16:3e:4c:2c:30',
+    project_id='7a2c2f3b5d3a4f0e9f5d0c7b1e6a8d94',
+    status='ACTIVE',
     fixed_ips=(base.FixedIP(subnet_id='f8a6e8f8-c2ec-497c-9f23-da9616de54ef', ip_address='192.0.2.10'),),
     tag='uplink',
 )

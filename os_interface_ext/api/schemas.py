@@ -123,13 +123,17 @@ class FixedIPView(Closed):
 class AttachmentView(Closed):
     """2.1"""
 
-    port_id = fields.String(required=True, metadata=_about('The port.', format='uuid'))
-    net_id = fields.String(required=True, metadata=_about('Its network.', format='uuid'))
+    port_id = fields.String(attribute='id', required=True, metadata=_about('The port.', format='uuid'))
+    net_id = fields.String(attribute='network_id', required=True, metadata=_about('Its network.', format='uuid'))
     mac_addr = fields.String(
-        required=True, metadata=_about('Its MAC address.', pattern='^([0-9a-f]{2}:){5}[0-9a-f]{2}$')
+        attribute='mac_address',
+        required=True,
+        metadata=_about('Its MAC address.', pattern='^([0-9a-f]{2}:){5}[0-9a-f]{2}$'),
     )
     port_state = fields.String(
-        required=True, metadata=_about('Its state in the network: `ACTIVE`, `DOWN`, `BUILD` or `ERROR`.')
+        attribute='status',
+        required=True,
+        metadata=_about('Its state in the network: `ACTIVE`, `DOWN`, `BUILD` or `ERROR`.'),
     )
     fixed_ips = fields.List(
         fields.Nested(FixedIPView), required=True, metadata=_about('Its addresses, in the order of the network.')
@@ -191,7 +195,7 @@ def create_request(version: Version) -> Schema:
 
 
 def attachment_view(version: Version) -> Schema:
-    """The schema of one attachment in an answer."""
+    """The schema of one attachment in an answer; it dumps a :class:`~os_interface_ext.drivers.base.Port`."""
     return next(schema for since, schema in _VIEW if version >= since)
 
 

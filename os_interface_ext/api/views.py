@@ -10,7 +10,7 @@ from werkzeug.wrappers import Request, Response
 
 from os_interface_ext import exceptions
 from os_interface_ext.api.operation import Api, Call, View, check_combination
-from os_interface_ext.attachments.manager import Attachment
+from os_interface_ext.drivers import base
 
 COLLECTION = '/servers/<server_id>/os-interface'
 ITEM = COLLECTION + '/<port_id>'
@@ -59,12 +59,14 @@ def delete(call: Call, server_id: str, port_id: str) -> tuple[int, Any]:
     return 202, None
 
 
-def _after(marker: str | None, found: list[Attachment]) -> list[Attachment]:
+def _after(marker: str | None, found: list[base.Port]) -> list[base.Port]:
     """What follows the marker; all, if it is none of them.
 
     Nova ignores it. openstacksdk, asked for a limit, asks for what follows until nothing does.
     """
-    ids = [attachment.port_id for attachment in found]
+    if marker is None:
+        return found
+    ids = [port.id for port in found]
     return found[ids.index(marker) + 1 :] if marker in ids else found
 
 

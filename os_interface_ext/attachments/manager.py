@@ -1,4 +1,7 @@
-"""List, show, attach and detach: what a request does, told in terms of records and drivers."""
+"""List, show, attach and detach: what a request does, told in terms of records and drivers.
+
+An attachment is shown as its port, with the tag that it was attached with.
+"""
 
 from __future__ import annotations
 
@@ -31,36 +34,6 @@ class AttachRequest:
     ip_address: str | None = None
     tag: str | None = None
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Attachment:
-    """What the API shows of an attachment."""
-
-    port_id: str
-    net_id: str
-    mac_addr: str
-    port_state: str
-    fixed_ips: tuple[base.FixedIP, ...]
-    tag: str | None
-
-    @classmethod
-    def of_port(cls, port: base.Port, tag: str | None) -> Attachment:
-        return _make_attachment(port.id, port.network_id, port.mac_address, port.status, port.fixed_ips, tag)
-
-    @classmethod
-    def of_snapshot(cls, record: Record, snapshot: Snapshot) -> Attachment:
-        assert record.port_id is not None
-        return cls(
-            record.port_id,
-            snapshot.network_id,
-            snapshot.mac_address,
-            snapshot.status,
-            snapshot.fixed_ips,
-            record.tag,
-        )
-
-
-_make_attachment = base.quick(Attachment)
 
 #: How often a detach looks again when the record moves under its hands.
 _TURNS = 20
@@ -98,8 +71,8 @@ class Manager:
 
     # ------------------------------------------------------------------ reading
 
-    def list(self, ctxt: RequestContext, server: base.Server) -> list[Attachment]:
-        """The attachments of a server: ports without a record by id, then by order of attachment."""
+    def list(self, ctxt: RequestContext, server: base.Server) -> list[base.Port]:
+        """What a server has attached: ports without a record by id, then by order of attachment."""
         # The records first: what is in motion is hidden, or shown from its snapshot, whatever the network
         # says by then. Ports that had no record are looked for once more: an attach may have begun since.
         records = self._store.of_server(server.id)
@@ -109,10 +82,9 @@ class Manager:
             known = {record.id for record in records}
             later = [record for record in self._store.of_server(server.id) if record.id not in known]
             recorded += self._take_recorded(later, ports)
-        unrecorded = sorted(ports.values(), key=lambda port: port.id)
-        return [Attachment.of_port(port, port.tag) for port in unrecorded] + recorded
+        return [ports[port_id] for port_id in sorted(ports)] + recorded
 
-    def _take_recorded(self, records: Iterable[Record], ports: dict[str, base.Port]) -> builtins.list[Attachment]:
+    def _take_recorded(self, records: Iterable[Record], ports: dict[str, base.Port]) -> builtins.list[base.Port]:
         """What the records show; their ports are taken out of ``ports``."""
         by_mark = {port.mark: port.id for port in ports.values() if port.mark}
         out = []
@@ -123,8 +95,8 @@ class Manager:
                 out.append(shown)
         return out
 
-    def show(self, ctxt: RequestContext, server: base.Server, port_id: str) -> Attachment:
-        """One attachment of a server.
+    def show(self, ctxt: RequestContext, server: base.Server, port_id: str) -> base.Port:
+        """One port that a server has attached.
 
         :raises NotAttached: there is none, or it is not complete yet
         """
@@ -139,22 +111,20 @@ class Manager:
             if record is not None and record.server_id == server.id:
                 shown = self._shown(record, port)
             else:
-                shown = Attachment.of_port(port, port.tag) if port is not None else None
+                shown = port
         if shown is None:
             raise exceptions.NotAttached(server.id, port_id)
         return shown
 
-    def _shown(self, record: Record, port: base.Port | None) -> Attachment | None:
+    def _shown(self, record: Record, port: base.Port | None) -> base.Port | None:
         """What a record shows, ``port`` being that of the network backend if the server has it there."""
         if record.state is State.ATTACHED:
-            return Attachment.of_port(port, record.tag) if port is not None else None
-        if record.state in OUTWARD and record.reason is Reason.DETACH and record.snapshot is not None:
-            return Attachment.of_snapshot(record, record.snapshot)
-        return None
+            return _tagged(port, record.tag) if port is not None else None
+        return record.seen if record.state in OUTWARD and record.reason is Reason.DETACH else None
 
     # ------------------------------------------------------------------ attach
 
-    def attach(self, ctxt: RequestContext, server: base.Server, request: AttachRequest) -> Attachment:
+    def attach(self, ctxt: RequestContext, server: base.Server, request: AttachRequest) -> base.Port:
         """Attach a port, or a new port on a network, and tell what came of it.
 
         :raises ServerState: that forbids it
@@ -185,7 +155,7 @@ class Manager:
 
     def _attach_port(
         self, ctxt: RequestContext, server: base.Server, request: AttachRequest, port_id: str
-    ) -> Attachment:
+    ) -> base.Port:
         logs.learn(port_id=port_id)
         port = self._networks.get_port(ctxt, port_id)
         if port.project_id != server.project_id:
@@ -207,7 +177,7 @@ class Manager:
         held = self._insert(ctxt, server, request, created=False)
         return self._go_in(ctxt, server, held)
 
-    def _attach_recorded(self, ctxt: RequestContext, server: base.Server, record: Record) -> Attachment:
+    def _attach_recorded(self, ctxt: RequestContext, server: base.Server, record: Record) -> base.Port:
         """The port has a record already."""
         if record.state is not State.ATTACHED:
             raise _InMotion()
@@ -219,12 +189,12 @@ class Manager:
         self._let_go(ctxt, record)
         raise _InMotion()
 
-    def _already(self, server: base.Server, port: base.Port, tag: str | None) -> Attachment:
+    def _already(self, server: base.Server, port: base.Port, tag: str | None) -> base.Port:
         if port.device_id == server.id and not self._strict:
-            return Attachment.of_port(port, tag)
+            return _tagged(port, tag)
         raise exceptions.PortInUse(port.id)
 
-    def _attach_network(self, ctxt: RequestContext, server: base.Server, request: AttachRequest) -> Attachment:
+    def _attach_network(self, ctxt: RequestContext, server: base.Server, request: AttachRequest) -> base.Port:
         try:
             # Who cannot be asked cannot plug, either: nothing is begun.
             self._vifs.capabilities(ctxt, server)
@@ -243,7 +213,7 @@ class Manager:
                 raise
             return found
 
-    def _repeated(self, ctxt: RequestContext, server: base.Server, request: AttachRequest) -> Attachment | None:
+    def _repeated(self, ctxt: RequestContext, server: base.Server, request: AttachRequest) -> base.Port | None:
         """The attachment that the same request made before, when its answer was lost on the way."""
         if request.network_id is None or request.ip_address is None:
             return None
@@ -276,9 +246,9 @@ class Manager:
         except PortTaken as error:
             raise _InMotion() from error
 
-    def _go_in(self, ctxt: RequestContext, server: base.Server, held: Held) -> Attachment:
+    def _go_in(self, ctxt: RequestContext, server: base.Server, held: Held) -> base.Port:
         record, port = self._stepper.go_in(ctxt, server, held)
-        return Attachment.of_port(port, record.tag)
+        return _tagged(port, record.tag)
 
     # ------------------------------------------------------------------ detach
 
@@ -428,6 +398,10 @@ class Manager:
         except exceptions.PortNotFound:
             return None
         return port if port.device_id == server.id else None
+
+
+def _tagged(port: base.Port, tag: str | None) -> base.Port:
+    return port if port.tag == tag else dataclasses.replace(port, tag=tag)
 
 
 def is_sane(identifier: str) -> bool:

@@ -79,6 +79,22 @@ class Record:
     created_at: float | None = None
     updated_at: float | None = None
 
+    @property
+    def seen(self) -> Port | None:
+        """The port as it was last seen, as far as it is shown."""
+        last = self.snapshot
+        if self.port_id is None or last is None:
+            return None
+        return Port(
+            id=self.port_id,
+            network_id=last.network_id,
+            mac_address=last.mac_address,
+            project_id=self.project_id,
+            fixed_ips=last.fixed_ips,
+            status=last.status,
+            tag=self.tag,
+        )
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:

@@ -127,16 +127,16 @@ class _Servers:
         self, ctxt: RequestContext, server: base.Server, names: dict[str, str]
     ) -> dict[str, list[dict[str, Any]]]:
         addresses: dict[str, list[dict[str, Any]]] = {}
-        for attachment in self._parts.manager.list(ctxt, server):
-            of_network = addresses.setdefault(names.get(attachment.net_id, attachment.net_id), [])
+        for port in self._parts.manager.list(ctxt, server):
+            of_network = addresses.setdefault(names.get(port.network_id, port.network_id), [])
             of_network += [
                 {
                     'addr': ip.ip_address,
                     'version': 6 if ':' in ip.ip_address else 4,
-                    'OS-EXT-IPS-MAC:mac_addr': attachment.mac_addr,
+                    'OS-EXT-IPS-MAC:mac_addr': port.mac_address,
                     'OS-EXT-IPS:type': 'fixed',
                 }
-                for ip in attachment.fixed_ips
+                for ip in port.fixed_ips
             ]
         return addresses
 

@@ -114,7 +114,7 @@ def perform(parts: deploy.Parts, place: Place, operation: str, arguments: dict[s
         return None
     server = parts.drivers.server.get(ctxt, place.server_id)
     if operation == 'attach':
-        return parts.manager.attach(ctxt, server, AttachRequest(**arguments)).port_id
+        return parts.manager.attach(ctxt, server, AttachRequest(**arguments)).id
     parts.manager.detach(ctxt, server, **arguments)
     return None
 

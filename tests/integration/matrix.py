@@ -191,7 +191,7 @@ class World(abc.ABC):
         """The ports of the server as the API shows them."""
         ctxt = self._place.caller
         server = self.parts.drivers.server.get(ctxt, self._place.server_id)
-        return [one.port_id for one in self.parts.manager.list(ctxt, server)]
+        return [one.id for one in self.parts.manager.list(ctxt, server)]
 
     # ------------------------------------------------------------------ what must hold
 

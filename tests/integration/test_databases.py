@@ -144,7 +144,7 @@ def attach(parts: deploy.Parts, server_id: str, **wanted: Any) -> str:
 
 def _attach(parts: deploy.Parts, server_id: str, **wanted: Any) -> str:
     server = parts.drivers.server.get(CTXT, server_id)
-    return parts.manager.attach(CTXT, server, AttachRequest(**wanted)).port_id
+    return parts.manager.attach(CTXT, server, AttachRequest(**wanted)).id
 
 
 def detach(parts: deploy.Parts, server_id: str, port_id: str) -> None:
@@ -154,7 +154,7 @@ def detach(parts: deploy.Parts, server_id: str, port_id: str) -> None:
 
 def shown(parts: deploy.Parts, server_id: str) -> list[str]:
     server = parts.drivers.server.get(CTXT, server_id)
-    return [one.port_id for one in parts.manager.list(CTXT, server)]
+    return [one.id for one in parts.manager.list(CTXT, server)]
 
 
 def at_once(calls: list[Callable[[], Any]]) -> list[Any]:

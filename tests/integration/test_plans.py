@@ -97,8 +97,8 @@ def asked(parts: deploy.Parts, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any
         ):
             manager.attach(CTXT, server, wanted)
         for attachment in manager.list(CTXT, server):
-            manager.show(CTXT, server, attachment.port_id)
-            manager.detach(CTXT, server, attachment.port_id)
+            manager.show(CTXT, server, attachment.id)
+            manager.detach(CTXT, server, attachment.id)
         with pytest.raises(exceptions.NotAttached):
             manager.detach(CTXT, server, PORT)
         parts.reconciler.carry_on()

@@ -157,12 +157,12 @@ class World:
         return self.cloud.add_port(self.network_id, PROJECT).id
 
     def shown(self, server: base.Server | None = None) -> list[str]:
-        return [one.port_id for one in self.process.manager.list(CTXT, server or self.server)]
+        return [one.id for one in self.process.manager.list(CTXT, server or self.server)]
 
     # ------------------------------------------------------------------ what happens
 
     def attach(self, **request: Any) -> str:
-        return self.process.manager.attach(CTXT, self.server, AttachRequest(**request)).port_id
+        return self.process.manager.attach(CTXT, self.server, AttachRequest(**request)).id
 
     def attach_network(self) -> str:
         return self.attach(network_id=self.network_id)

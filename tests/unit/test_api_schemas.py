@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from microversion_parse import Version
 
 from os_interface_ext.api import schemas
-from os_interface_ext.attachments.manager import Attachment, AttachRequest
+from os_interface_ext.attachments.manager import AttachRequest
 from os_interface_ext.drivers import base
 
 drive = hypothesis.settings(derandomize=True, database=None, deadline=None, max_examples=150)
@@ -198,21 +198,24 @@ def test_unknown_properties(key: str, value: Any, version: Version) -> None:
 # ------------------------------------------------------------------ responses
 
 addresses = st.lists(st.builds(base.FixedIP, texts, texts), max_size=3).map(tuple)
-attachments = st.builds(Attachment, texts, texts, texts, texts, addresses, st.one_of(st.none(), texts))
+ports = st.builds(
+    base.Port, texts, texts, texts, texts, fixed_ips=addresses, status=texts, tag=st.one_of(st.none(), texts)
+)
 
 
 @drive
-@hypothesis.given(attachment=attachments, version=versions)
-def test_the_quick_dump_is_the_schemas(attachment: Attachment, version: Version) -> None:
-    dumped = schemas.dumper(version)(attachment)
-    assert dumped == schemas.attachment_view(version).dump(attachment)
+@hypothesis.given(port=ports, version=versions)
+def test_the_quick_dump_is_the_schemas(port: base.Port, version: Version) -> None:
+    dumped = schemas.dumper(version)(port)
+    assert dumped == schemas.attachment_view(version).dump(port)
     assert type(dumped['fixed_ips']) is list
     assert all(type(address) is dict for address in dumped['fixed_ips'])
 
 
 @pytest.mark.parametrize('version', ALL, ids=str)
 def test_the_tag_is_shown_from_2_70(version: Version) -> None:
-    attachment = Attachment('port', 'net', 'mac', 'ACTIVE', (base.FixedIP('subnet', '10.0.0.1'),), 'nic')
+    fixed_ips = (base.FixedIP('subnet', '10.0.0.1'),)
+    port = base.Port('port', 'net', 'mac', 'project', fixed_ips, 'ACTIVE', tag='nic')
     shown: dict[str, Any] = {
         'port_id': 'port',
         'net_id': 'net',
@@ -222,8 +225,8 @@ def test_the_tag_is_shown_from_2_70(version: Version) -> None:
     }
     if version >= V270:
         shown['tag'] = 'nic'
-    assert schemas.dumper(version)(attachment) == shown
-    untagged = dataclasses.replace(attachment, tag=None, fixed_ips=())
+    assert schemas.dumper(version)(port) == shown
+    untagged = dataclasses.replace(port, tag=None, fixed_ips=())
     if version >= V270:
         shown['tag'] = None
     assert schemas.dumper(version)(untagged) == {**shown, 'fixed_ips': []}
@@ -245,12 +248,12 @@ def test_a_field_that_the_quick_dump_does_not_know() -> None:
 
 def test_the_quick_dump_knows_renamed_fields() -> None:
     class Renamed(marshmallow.Schema):
-        port = marshmallow.fields.String(attribute='port_id', data_key='id')
-        net_id = marshmallow.fields.String()
+        port = marshmallow.fields.String(attribute='id', data_key='uuid')
+        network_id = marshmallow.fields.String()
 
-    attachment = Attachment('one', 'net', 'mac', 'ACTIVE', (), None)
-    dumped = {'id': 'one', 'net_id': 'net'}
-    assert schemas.compile_dump(Renamed())(attachment) == Renamed().dump(attachment) == dumped
+    port = base.Port('one', 'net', 'mac', 'project')
+    dumped = {'uuid': 'one', 'network_id': 'net'}
+    assert schemas.compile_dump(Renamed())(port) == Renamed().dump(port) == dumped
 
 
 # ------------------------------------------------------------------ messages

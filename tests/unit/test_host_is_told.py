@@ -44,7 +44,7 @@ class World:
         return self.cloud.add_port(self.network_id, PROJECT).id
 
     def attach(self, **wanted: Any) -> str:
-        return self.parts.manager.attach(CTXT, self.server, AttachRequest(**wanted)).port_id
+        return self.parts.manager.attach(CTXT, self.server, AttachRequest(**wanted)).id
 
     def detach(self, port_id: str) -> None:
         self.parts.manager.detach(CTXT, self.server, port_id)

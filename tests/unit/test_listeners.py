@@ -60,7 +60,7 @@ class World:
         return self.cloud.add_port(self.network_id, PROJECT).id
 
     def attach(self, **wanted: Any) -> str:
-        return self.manager.attach(CTXT, self.server, AttachRequest(**wanted)).port_id
+        return self.manager.attach(CTXT, self.server, AttachRequest(**wanted)).id
 
     def heard(self) -> list[tuple[str, ListenerEvent]]:
         assert self.told.flush(PATIENCE)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from os_interface_ext import conf as config
 from os_interface_ext import exceptions
+from os_interface_ext.api import microversions, schemas
 from os_interface_ext.attachments.manager import AttachRequest, Manager
 from os_interface_ext.attachments.states import Reason, State
 from os_interface_ext.attachments.stepper import Stepper
@@ -138,9 +139,9 @@ def raising(error: Exception) -> Callable[[], None]:
 def test_attach_and_detach_of_a_brought_port(setting: Setting, manager: Manager) -> None:
     port = setting.free_port()
     shown = manager.attach(CTXT, setting.server, by_port(port, tag='a\0b'))
-    assert shown.port_id == port
+    assert shown.id == port
     assert shown.tag == 'a\0b'
-    assert shown.port_state == 'ACTIVE'
+    assert shown.status == 'ACTIVE'
     assert manager.list(CTXT, setting.server) == [shown]
     assert manager.show(CTXT, setting.server, port) == shown
     assert setting.cloud.nics(setting.server) == [port]
@@ -161,11 +162,11 @@ def test_attach_and_detach_of_a_brought_port(setting: Setting, manager: Manager)
 
 def test_a_port_made_here_carries_the_mark_and_goes_with_the_detach(setting: Setting, manager: Manager) -> None:
     shown = manager.attach(CTXT, setting.server, AttachRequest(network_id=setting.network_id))
-    port = setting.cloud.find_port(shown.port_id)
+    port = setting.cloud.find_port(shown.id)
     [record] = setting.records()
     assert port is not None
     assert port.mark == record.mark == f'osif:{setting.store.installation}:{record.id}'
-    manager.detach(CTXT, setting.server, shown.port_id)
+    manager.detach(CTXT, setting.server, shown.id)
     setting.nothing_left()
 
 
@@ -177,7 +178,7 @@ def test_list_is_in_the_order_of_attachment_after_ports_without_a_record(
     mine.sort(reverse=True)
     for port in mine:
         manager.attach(CTXT, setting.server, by_port(port))
-    assert [one.port_id for one in manager.list(CTXT, setting.server)] == boot + mine
+    assert [one.id for one in manager.list(CTXT, setting.server)] == boot + mine
 
 
 def test_the_host_is_told_before_the_answer(setting: Setting, manager: Manager) -> None:
@@ -211,12 +212,13 @@ def test_an_attach_in_progress_is_not_shown(setting: Setting, manager: Manager, 
 def test_a_detach_in_progress_is_shown_from_the_snapshot(setting: Setting, manager: Manager, point: str) -> None:
     port = setting.free_port()
     shown = manager.attach(CTXT, setting.server, by_port(port, tag='t'))
-    seen = []
+    seen: list[base.Port] = []
     setting.cloud.hooks[point] = lambda: seen.extend(
-        [manager.list(CTXT, setting.server), [manager.show(CTXT, setting.server, port)]]
+        [*manager.list(CTXT, setting.server), manager.show(CTXT, setting.server, port)]
     )
     manager.detach(CTXT, setting.server, port)
-    assert seen == [[shown], [shown]]
+    view = schemas.dumper(microversions.TAG_IN_RESPONSE)
+    assert [view(one) for one in seen] == [view(shown), view(shown)]
 
 
 def test_attached_is_shown_only_while_the_network_agrees(setting: Setting, manager: Manager) -> None:
@@ -366,7 +368,8 @@ def test_a_detach_that_is_not_done_goes_on_when_asked_again(setting: Setting, ma
     shown = manager.attach(CTXT, setting.server, by_port(port))
     setting.cloud.hooks['before unplug'] = raising(exceptions.InProgress())
     manager.detach(CTXT, setting.server, port)
-    assert manager.list(CTXT, setting.server) == [shown]
+    view = schemas.dumper(microversions.TAG_IN_RESPONSE)
+    assert [view(one) for one in manager.list(CTXT, setting.server)] == [view(shown)]
     [record] = setting.records()
     assert (record.state, record.reason, record.attempts) == (State.UNPLUGGING, Reason.DETACH, 1)
     with pytest.raises(exceptions.Busy):
@@ -422,7 +425,7 @@ def test_attach_again_answers_with_the_attachment(setting: Setting, manager: Man
     shown = manager.attach(CTXT, setting.server, by_port(port, tag='t'))
     assert manager.attach(CTXT, setting.server, by_port(port)) == shown
     boot = setting.cloud.add_port_of_server(setting.network_id, setting.server)
-    assert manager.attach(CTXT, setting.server, by_port(boot.id)).port_id == boot.id
+    assert manager.attach(CTXT, setting.server, by_port(boot.id)).id == boot.id
     assert len(setting.records()) == 1
     strict = setting.manager(strict_nova=True)
     for one in (port, boot.id):
@@ -541,7 +544,7 @@ def test_a_stale_record_gives_way_to_what_the_network_says(
     manager = setting.manager(wait=5.0)
     port = setting.free_port()
     if created:
-        port = manager.attach(CTXT, setting.server, AttachRequest(network_id=setting.network_id)).port_id
+        port = manager.attach(CTXT, setting.server, AttachRequest(network_id=setting.network_id)).id
     else:
         manager.attach(CTXT, setting.server, by_port(port))
     setting.cloud.change_port(port, device_id=None)
@@ -557,7 +560,7 @@ def test_a_port_bound_elsewhere_behind_our_back_can_be_detached_there(setting: S
     port = setting.free_port()
     manager.attach(CTXT, setting.server, by_port(port))
     setting.cloud.change_port(port, device_id=setting.other.id)
-    assert [one.port_id for one in manager.list(CTXT, setting.other)] == [port]
+    assert [one.id for one in manager.list(CTXT, setting.other)] == [port]
     manager.detach(CTXT, setting.other, port)
     setting.nothing_left(port)
 
@@ -644,7 +647,7 @@ def test_an_attach_is_not_begun_where_nobody_answers(setting: Setting, manager: 
 
 
 def test_a_detach_is_accepted_where_nobody_answers(setting: Setting, manager: Manager) -> None:
-    port_id = manager.attach(CTXT, setting.server, by_port(setting.free_port())).port_id
+    port_id = manager.attach(CTXT, setting.server, by_port(setting.free_port())).id
     setting.cloud.capabilities = _away  # type: ignore[method-assign,assignment]
     setting.cloud.hooks['before unplug'] = _away
     manager.detach(CTXT, setting.server, port_id)
@@ -663,7 +666,7 @@ def test_a_detach_is_accepted_of_a_server_on_no_host(
     setting: Setting, manager: Manager, is_recorded: bool
 ) -> None:
     if is_recorded:
-        port_id = manager.attach(CTXT, setting.server, by_port(setting.free_port())).port_id
+        port_id = manager.attach(CTXT, setting.server, by_port(setting.free_port())).id
     else:
         port_id = setting.cloud.add_port_of_server(setting.network_id, setting.server).id
     setting.cloud.capabilities = _on_no_host  # type: ignore[method-assign,assignment]

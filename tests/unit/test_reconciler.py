@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from os_interface_ext import exceptions
-from os_interface_ext.attachments.manager import Attachment, AttachRequest
+from os_interface_ext.attachments.manager import AttachRequest
 from os_interface_ext.attachments.reconciler import ROLE
 from os_interface_ext.attachments.states import State
 from os_interface_ext.attachments.store import owner
@@ -117,8 +117,8 @@ def test_a_slow_worker_does_nothing_more(
                 assert answer is None
             world.reconcile()
             check(world, scenario, subject)
-            if isinstance(answer, Attachment):
-                assert world.shown() == [answer.port_id]
+            if isinstance(answer, base.Port):
+                assert world.shown() == [answer.id]
             elif scenario.attaches:
                 assert world.records() == []
         except AssertionError as error:
@@ -165,7 +165,7 @@ def stop_at(world: World, stop: str, brought: bool) -> str | None:
         with contextlib.suppress(Died):
             process.manager.attach(CTXT, world.server, AttachRequest(**request))
     else:
-        port_id = process.manager.attach(CTXT, world.server, AttachRequest(**request)).port_id
+        port_id = process.manager.attach(CTXT, world.server, AttachRequest(**request)).id
         process.faults.add(point or '', die)
         with pytest.raises(Died):
             process.manager.detach(CTXT, world.server, port_id)
@@ -624,7 +624,7 @@ def test_an_attach_in_progress_is_no_leak(world: World) -> None:
     worker = world.start()
     worker.faults.add('after create', lambda: [world.process.reconciler.once() for _ in range(3)])
     shown = worker.manager.attach(CTXT, world.server, AttachRequest(network_id=world.network_id))
-    assert world.shown() == [shown.port_id]
+    assert world.shown() == [shown.id]
     world.check()
 
 
@@ -766,7 +766,7 @@ def test_a_reconciler_beside_a_living_worker_does_not_interfere(world: World, sc
         process = world.start()
         process.faults.add(point, lambda: [world.process.reconciler.once() for _ in range(3)], on=on)
         answer = act(world, process, scenario, subject)
-        assert isinstance(answer, Attachment) == (scenario.attaches and 'undo' not in scenario.name)
+        assert isinstance(answer, base.Port) == (scenario.attaches and 'undo' not in scenario.name)
         check(world, scenario, subject)
 
 

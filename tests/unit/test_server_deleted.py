@@ -29,7 +29,7 @@ class World:
     network_id: str
 
     def attach(self, **wanted: Any) -> str:
-        return self.extension.parts.manager.attach(CTXT, self.server, AttachRequest(**wanted)).port_id
+        return self.extension.parts.manager.attach(CTXT, self.server, AttachRequest(**wanted)).id
 
     def port(self) -> str:
         return self.cloud.add_port(self.network_id, PROJECT).id
