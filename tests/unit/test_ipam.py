@@ -23,6 +23,7 @@ from os_interface_ext.db.tables import metadata
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.networks.sql import SQLNetworkDriver
 from os_interface_ext.inventory import ipam, loader
+from os_interface_ext.testing.networks import listing
 
 FENCE = base.Fence(1, float('inf'))
 PAST = base.Fence(1, float('-inf'))
@@ -189,7 +190,7 @@ def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
 def test_created_port_is_what_is_read(driver: SQLNetworkDriver) -> None:
     port = create(driver, 'dual', server=DB, mark='osif:i:mine')
     assert port == driver.get_port(member(), port.id)
-    assert driver.list_ports(member(), 'db') == [port]
+    assert list(map(listing, driver.list_ports(member(), 'db'))) == [listing(port)]
     assert port == base.Port(
         id=port.id,
         network_id=uid('dual'),
@@ -354,7 +355,7 @@ def test_same_mark_gives_the_same_port(driver: SQLNetworkDriver) -> None:
 def test_same_mark_by_threads_makes_one_port(driver: SQLNetworkDriver) -> None:
     made = at_once(8, lambda _: create(driver, 'small', server=DB, mark='osif:i:same'))
     assert {port.id for port in made} == {made[0].id}
-    assert driver.list_ports(member(), 'db') == [made[0]]
+    assert [port.id for port in driver.list_ports(member(), 'db')] == [made[0].id]
 
 
 def test_threads_exhaust_a_subnet_exactly(driver: SQLNetworkDriver) -> None:
@@ -627,7 +628,7 @@ def test_delete_by_mark_alone(driver: SQLNetworkDriver) -> None:
     create(driver, 'small', server=DB, mark='osif:i:gone')
     for _ in range(2):
         driver.delete(member(), None, 'osif:i:gone', FENCE)
-        assert driver.list_ports(member(), 'db') == [kept]
+        assert [port.id for port in driver.list_ports(member(), 'db')] == [kept.id]
 
 
 def test_delete_of_a_port_that_was_made_for_its_server(driver: SQLNetworkDriver) -> None:
@@ -635,7 +636,7 @@ def test_delete_of_a_port_that_was_made_for_its_server(driver: SQLNetworkDriver)
     assert driver.created_by_server(member(), WEB, booted) is True
     assert driver.created_by_server(member(), WEB, brought) is False
     driver.delete(member(), booted.id, None, FENCE)
-    assert driver.list_ports(member(), 'web') == [brought]
+    assert [port.id for port in driver.list_ports(member(), 'web')] == [brought.id]
     with pytest.raises(exceptions.NotOurs):
         driver.delete(member(), brought.id, None, FENCE)
 
@@ -672,7 +673,7 @@ def test_no_side_effect_is_begun_past_the_deadline(driver: SQLNetworkDriver) -> 
     ):
         with pytest.raises(exceptions.DeadlinePassed):
             call()
-    assert driver.list_ports(member(), 'db') == [made]
+    assert [port.id for port in driver.list_ports(member(), 'db')] == [made.id]
 
 
 # ------------------------------------------------------------------ everything at once

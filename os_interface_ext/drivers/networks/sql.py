@@ -25,32 +25,22 @@ from os_interface_ext.inventory.transactions import fetch
 _ATTEMPTS = 20
 
 _t = tables.ports
-# One statement for a port with its addresses, each a row; columns in the order that _port unpacks.
-_PORTS = (
-    sa.select(
-        _t.c.id,
-        _t.c.network_id,
-        _t.c.mac_address,
-        _t.c.project_id,
-        _t.c.status,
-        _t.c.device_id,
-        _t.c.device_owner,
-        _t.c.host,
-        _t.c.vnic_type,
-        _t.c.admin_state_up,
-        _t.c.name,
-        _t.c.mark,
-        _t.c.tag,
-        tables.addresses.c.position,
-        tables.addresses.c.subnet_id,
-        tables.addresses.c.ip_address,
-    )
-    # Put in order here: a database sorts rows of all these columns for the sake of one port in a hundred.
-    .select_from(_t.outerjoin(tables.addresses, tables.addresses.c.port_id == _t.c.id))
-)
-_POSITION = operator.itemgetter(-3)
+_ADDRESS = (tables.addresses.c.position, tables.addresses.c.subnet_id, tables.addresses.c.ip_address)
+# What a list shows, for as many ports as a server has: each further column is a twentieth of the statement.
+_LISTED = (_t.c.id, _t.c.network_id, _t.c.mac_address, _t.c.project_id, _t.c.status, _t.c.mark, _t.c.tag)
+_OTHERS = (_t.c.device_id, _t.c.device_owner, _t.c.host, _t.c.vnic_type, _t.c.admin_state_up, _t.c.name)
+
+
+def _with_addresses(*columns: sa.Column[Any]) -> sa.Select[Any]:
+    """Ports with their addresses, a row for each address, or one without."""
+    # Put in order by _by_port: a database sorts all these columns for the sake of one port in a hundred.
+    with_addresses = _t.outerjoin(tables.addresses, tables.addresses.c.port_id == _t.c.id)
+    return sa.select(*columns, *_ADDRESS).select_from(with_addresses)
+
+
+_PORTS = _with_addresses(*_LISTED, *_OTHERS)
 _BY_ID = _PORTS.where(_t.c.id == sa.bindparam('id'))
-_BY_DEVICE = _PORTS.where(_t.c.device_id == sa.bindparam('device_id'))
+_BY_DEVICE = _with_addresses(*_LISTED).where(_t.c.device_id == sa.bindparam('device_id'))
 _BY_MARK = _PORTS.where(_t.c.mark == sa.bindparam('mark'))
 _BY_PREFIX = _PORTS.where(_t.c.mark.startswith(sa.bindparam('prefix'), escape='/'))
 
@@ -109,7 +99,9 @@ class SQLNetworkDriver(base.NetworkDriver):
         fetch(self._db, _BY_ID, {'id': ''})
 
     def list_ports(self, ctxt: RequestContext, server_id: str) -> list[base.Port]:
-        return self._find(_BY_DEVICE, device_id=server_id) if is_id(server_id) else []
+        if not is_id(server_id):
+            return []
+        return _listed(fetch(self._db, _BY_DEVICE, {'device_id': server_id}).rows, server_id)
 
     def get_port(self, ctxt: RequestContext, port_id: str) -> base.Port:
         found = self._find(_BY_ID, id=port_id) if is_id(port_id) else []
@@ -296,55 +288,75 @@ class SQLNetworkDriver(base.NetworkDriver):
             raise exceptions.PortNotUsable(port.id, 'its network has port security, but no subnet')
 
 
-_make_port = base.quick(base.Port)
-_make_fixed_ip = base.quick(base.FixedIP)
+_make_listed = base.quick(base.Port, *(column.key for column in _LISTED), 'device_id', 'fixed_ips')
+_make_fixed_ip = base.quick(base.FixedIP, 'subnet_id', 'ip_address')
+_POSITION = operator.itemgetter(-3)
+
+
+def _by_port(rows: Iterable[Any]) -> Iterable[list[Any]]:
+    """The rows of each port, in the order of its addresses."""
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        of_one = found.get(row[0])
+        if of_one is None:
+            found[row[0]] = [row]
+        else:
+            of_one.append(row)
+            of_one.sort(key=_POSITION)
+    return found.values()
+
+
+def _fixed_ips(of_one: list[Any]) -> tuple[base.FixedIP, ...]:
+    if len(of_one) > 1:
+        return tuple([_make_fixed_ip(row[-2], row[-1]) for row in of_one])
+    # Most have one, and are spared the loop.
+    row = of_one[0]
+    return () if row[-1] is None else (_make_fixed_ip(row[-2], row[-1]),)
+
+
+def _listed(rows: Iterable[Any], device_id: str) -> list[base.Port]:
+    """The ports of a server, as far as a list shows them."""
+    ports = []
+    for of_one in _by_port(rows):
+        port_id, network_id, mac_address, project_id, status, mark, tag, _, _, _ = of_one[0]
+        ports.append(
+            _make_listed(
+                port_id,
+                network_id,
+                mac_address,
+                project_id,
+                status,
+                mark,
+                None if tag is None else json.loads(tag),
+                device_id,
+                _fixed_ips(of_one),
+            )
+        )
+    return ports
 
 
 def _ports(rows: Iterable[Any]) -> list[base.Port]:
-    by_id: dict[str, list[Any]] = {}
-    for row in rows:
-        by_id.setdefault(row[0], []).append(row)
-    return [_port(of_one) for of_one in by_id.values()]
+    return [_port(of_one) for of_one in _by_port(rows)]
 
 
-def _port(rows: list[Any]) -> base.Port:
-    """A port of its rows: one for each address, or one without."""
-    if len(rows) > 1:
-        rows.sort(key=_POSITION)
-    (
-        port_id,
-        network_id,
-        mac_address,
-        project_id,
-        status,
-        device_id,
-        device_owner,
-        host,
-        vnic_type,
-        admin_state_up,
-        name,
-        mark,
-        tag,
-        *_,
-    ) = rows[0]
-    return _make_port(
-        port_id,
-        network_id,
-        mac_address,
-        project_id,
-        tuple([_make_fixed_ip(row[-2], row[-1], None) for row in rows if row[-1] is not None]),
-        status,
-        device_id,
-        device_owner,
-        host,
-        vnic_type,
-        bool(admin_state_up),
-        name,
-        mark,
-        None if tag is None else json.loads(tag),
-        None,
-        None,
-        {},
+def _port(of_one: list[Any]) -> base.Port:
+    port_id, network_id, mac_address, project_id, status, mark, tag, *others, _, _, _ = of_one[0]
+    device_id, device_owner, host, vnic_type, admin_state_up, name = others
+    return base.Port(
+        id=port_id,
+        network_id=network_id,
+        mac_address=mac_address,
+        project_id=project_id,
+        fixed_ips=_fixed_ips(of_one),
+        status=status,
+        device_id=device_id,
+        device_owner=device_owner,
+        host=host,
+        vnic_type=vnic_type,
+        admin_state_up=bool(admin_state_up),
+        name=name,
+        mark=mark,
+        tag=None if tag is None else json.loads(tag),
     )
 
 
