@@ -8,12 +8,11 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import time
-from collections.abc import Iterable
 
 from os_interface_ext import exceptions
 from os_interface_ext.attachments.states import INWARD, OUTWARD, Reason, State
 from os_interface_ext.attachments.stepper import Pending, Stepper
-from os_interface_ext.attachments.store import Held, PortTaken, Record, Snapshot, Store
+from os_interface_ext.attachments.store import Held, PortTaken, Record, Sight, Snapshot, Store
 from os_interface_ext.attachments.watch import Watch
 from os_interface_ext.context import RequestContext
 from os_interface_ext.drivers import base
@@ -75,18 +74,22 @@ class Manager:
         """What a server has attached: ports without a record by id, then by order of attachment."""
         # The records first: what is in motion is hidden, or shown from its snapshot, whatever the network
         # says by then. Ports that had no record are looked for once more: an attach may have begun since.
-        records = self._store.of_server(server.id)
+        records = self._store.sights(server.id)
         ports = {port.id: port for port in self._networks.list_ports(ctxt, server.id)}
         recorded = self._take_recorded(records, ports)
         if ports:
-            known = {record.id for record in records}
-            later = [record for record in self._store.of_server(server.id) if record.id not in known]
+            known = {record.sequence for record in records}
+            later = [record for record in self._store.sights(server.id) if record.sequence not in known]
             recorded += self._take_recorded(later, ports)
         return [ports[port_id] for port_id in sorted(ports)] + recorded
 
-    def _take_recorded(self, records: Iterable[Record], ports: dict[str, base.Port]) -> builtins.list[base.Port]:
+    def _take_recorded(
+        self, records: builtins.list[Sight], ports: dict[str, base.Port]
+    ) -> builtins.list[base.Port]:
         """What the records show; their ports are taken out of ``ports``."""
-        by_mark = {port.mark: port.id for port in ports.values() if port.mark}
+        if not records:
+            return []
+        by_mark = {port.mark: port.id for port in ports.values()}
         out = []
         for record in records:
             port_id = record.port_id or (by_mark.get(record.mark) if record.mark else None)
@@ -116,11 +119,11 @@ class Manager:
             raise exceptions.NotAttached(server.id, port_id)
         return shown
 
-    def _shown(self, record: Record, port: base.Port | None) -> base.Port | None:
+    def _shown(self, record: Record | Sight, port: base.Port | None) -> base.Port | None:
         """What a record shows, ``port`` being that of the network backend if the server has it there."""
-        if record.state is State.ATTACHED:
+        if record.is_attached:
             return _tagged(port, record.tag) if port is not None else None
-        return record.seen if record.state in OUTWARD and record.reason is Reason.DETACH else None
+        return record.leaving
 
     # ------------------------------------------------------------------ attach
 

@@ -13,7 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -21,7 +21,7 @@ from os_interface_ext import exceptions
 from os_interface_ext.attachments.states import INWARD, OUTWARD, Reason, State
 from os_interface_ext.db import prepared, tables
 from os_interface_ext.db.engine import Database, DatabaseError, DuplicateEntry, now
-from os_interface_ext.drivers.base import Fence, FixedIP, Port
+from os_interface_ext.drivers.base import Fence, FixedIP, Port, quick
 
 _t = tables.attachments
 _T = TypeVar('_T')
@@ -43,6 +43,18 @@ class Snapshot:
     @classmethod
     def of(cls, port: Port) -> Snapshot:
         return cls(port.network_id, port.mac_address, port.status, port.fixed_ips)
+
+    def port(self, port_id: str, project_id: str, tag: str | None) -> Port:
+        """The port as it was, as far as it is shown."""
+        return Port(
+            id=port_id,
+            network_id=self.network_id,
+            mac_address=self.mac_address,
+            project_id=project_id,
+            fixed_ips=self.fixed_ips,
+            status=self.status,
+            tag=tag,
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,20 +92,32 @@ class Record:
     updated_at: float | None = None
 
     @property
-    def seen(self) -> Port | None:
-        """The port as it was last seen, as far as it is shown."""
-        last = self.snapshot
-        if self.port_id is None or last is None:
+    def is_attached(self) -> bool:
+        """Whether it shows as long as the network agrees: as its port."""
+        return self.state is State.ATTACHED
+
+    @property
+    def leaving(self) -> Port | None:
+        """The port that shows as it was last seen, because its detach is in progress."""
+        if self.state not in OUTWARD or self.reason is not Reason.DETACH:
             return None
-        return Port(
-            id=self.port_id,
-            network_id=last.network_id,
-            mac_address=last.mac_address,
-            project_id=self.project_id,
-            fixed_ips=last.fixed_ips,
-            status=last.status,
-            tag=self.tag,
-        )
+        if self.port_id is None or self.snapshot is None:
+            return None
+        return self.snapshot.port(self.port_id, self.project_id, self.tag)
+
+
+class Sight(NamedTuple):
+    """A record as far as a list needs it, which may have hundreds; see the record for the fields.
+
+    ``mark`` is told while there is no ``port_id`` alone.
+    """
+
+    sequence: int
+    port_id: str | None
+    mark: str | None
+    tag: str | None
+    is_attached: bool
+    leaving: Port | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -147,26 +171,6 @@ class Held:
     fence: Fence
 
 
-# Statements that requests run are built once.
-_BY_PORT = sa.select(_t).where(_t.c.port_id == sa.bindparam('port_id'))
-_BY_ID = sa.select(_t).where(_t.c.id == sa.bindparam('id'))
-_BY_SERVER = sa.select(_t).where(_t.c.server_id == sa.bindparam('server_id')).order_by(_t.c.sequence)
-_BY_REQUEST = (
-    sa.select(_t)
-    .where(
-        _t.c.server_id == sa.bindparam('server_id'),
-        _t.c.requested_network_id == sa.bindparam('network_id'),
-        _t.c.requested_address == sa.bindparam('address'),
-    )
-    .order_by(_t.c.sequence)
-)
-# What operators look for; an empty text stands for everything.
-_CLOCK = sa.select(now().label('clock'))
-_LEFT = sa.select((_t.c.lease_expires - now()).label('seconds')).where(
-    _t.c.id == sa.bindparam('id'), _t.c.generation == sa.bindparam('generation')
-)
-
-
 def _is_any(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
     wanted = sa.bindparam(column.name, type_=sa.String)
     return sa.or_(wanted == '', column == wanted)
@@ -176,9 +180,44 @@ def _is_in(states: Iterable[State]) -> sa.ColumnElement[bool]:
     return sa.or_(*(_t.c.state == str(state) for state in sorted(states)))
 
 
+# What is kept as something else than what it is, then the rest as it is: the order in which a record is read.
+_KEPT = ('state', 'reason', 'created', 'tag', 'plug_data', 'snapshot')
+_PLAIN = tuple(field.name for field in dataclasses.fields(Record) if field.name not in _KEPT)
+_RECORDS = sa.select(*(_t.c[name] for name in (*_KEPT, *_PLAIN)))
+_make_record = quick(Record, *_KEPT, *_PLAIN)
+
+# Statements that requests run are built once.
+_BY_PORT = _RECORDS.where(_t.c.port_id == sa.bindparam('port_id'))
+_BY_ID = _RECORDS.where(_t.c.id == sa.bindparam('id'))
+_BY_SERVER = _RECORDS.where(_t.c.server_id == sa.bindparam('server_id')).order_by(_t.c.sequence)
+_IS_LEAVING = sa.and_(_is_in(OUTWARD), _t.c.reason == str(Reason.DETACH))
+_SIGHTS = (
+    sa.select(
+        _t.c.sequence,
+        _t.c.port_id,
+        sa.case((_t.c.port_id.is_(None), _t.c.mark)).label('mark'),
+        _t.c.tag,
+        sa.case((_t.c.state == str(State.ATTACHED), 1), else_=0).label('is_attached'),
+        sa.case((_IS_LEAVING, _t.c.snapshot)).label('snapshot'),
+        sa.case((_IS_LEAVING, _t.c.project_id)).label('project_id'),
+    )
+    .where(_t.c.server_id == sa.bindparam('server_id'))
+    .order_by(_t.c.sequence)
+)
+_BY_REQUEST = _RECORDS.where(
+    _t.c.server_id == sa.bindparam('server_id'),
+    _t.c.requested_network_id == sa.bindparam('network_id'),
+    _t.c.requested_address == sa.bindparam('address'),
+).order_by(_t.c.sequence)
+# What operators look for; an empty text stands for everything.
+_CLOCK = sa.select(now().label('clock'))
+_LEFT = sa.select((_t.c.lease_expires - now()).label('seconds')).where(
+    _t.c.id == sa.bindparam('id'), _t.c.generation == sa.bindparam('generation')
+)
+
+
 _LISTED = (
-    sa.select(_t)
-    .where(
+    _RECORDS.where(
         _t.c.sequence > sa.bindparam('after', type_=sa.BigInteger), _is_any(_t.c.state), _is_any(_t.c.server_id)
     )
     .order_by(_t.c.sequence)
@@ -254,8 +293,7 @@ _FINISH = sa.insert(tables.history).from_select(
 
 # What the reconciler looks for.
 _DUE = (
-    sa.select(_t)
-    .where(
+    _RECORDS.where(
         # Named one by one: an index finds them among a million that are ATTACHED.
         _is_in(INWARD | OUTWARD),
         _UNHELD,
@@ -265,8 +303,7 @@ _DUE = (
     .limit(sa.bindparam('page', type_=sa.Integer))
 )
 _ATTACHED = (
-    sa.select(_t)
-    .where(_t.c.state == str(State.ATTACHED), _t.c.server_id > sa.bindparam('after'))
+    _RECORDS.where(_t.c.state == str(State.ATTACHED), _t.c.server_id > sa.bindparam('after'))
     .order_by(_t.c.server_id, _t.c.sequence)
     .limit(sa.bindparam('page', type_=sa.Integer))
 )
@@ -375,16 +412,19 @@ class Store:
 
     def of_server(self, server_id: str) -> list[Record]:
         """All records of a server, in the order of attachment."""
-        return [_record(row) for row in self._fetch(_BY_SERVER, {'server_id': server_id})]
+        return self._records(_BY_SERVER, {'server_id': server_id})
+
+    def sights(self, server_id: str) -> list[Sight]:
+        """The same, as far as a list shows them."""
+        return [_sight(*row) for row in self._fetch(_SIGHTS, {'server_id': server_id}).rows]
 
     def of_port(self, port_id: str) -> Record | None:
-        row = self._fetch(_BY_PORT, {'port_id': port_id}).first()
-        return _record(row) if row else None
+        return self._record(_BY_PORT, {'port_id': port_id})
 
     def of_request(self, server_id: str, network_id: str, address: str) -> list[Record]:
         """The records of a server that were asked for with this network and address."""
         values = {'server_id': server_id, 'network_id': network_id, 'address': address}
-        return [_record(row) for row in self._fetch(_BY_REQUEST, values)]
+        return self._records(_BY_REQUEST, values)
 
     def of_mark(self, mark: str) -> Record | None:
         """The record whose mark a port carries."""
@@ -392,8 +432,7 @@ class Store:
         return record if record is not None and record.mark == mark else None
 
     def get(self, record_id: str) -> Record | None:
-        row = self._fetch(_BY_ID, {'id': record_id}).first()
-        return _record(row) if row else None
+        return self._record(_BY_ID, {'id': record_id})
 
     def time_left(self, record: Record) -> float:
         """Seconds for which the holder of a record, as it was read, may begin side effects; never negative."""
@@ -410,7 +449,7 @@ class Store:
     def listed(self, *, state: State | None = None, server_id: str = '', page: int = 500) -> Iterator[Record]:
         """All records, or those in a state or of a server, in the order of attachment."""
         values = {'after': 0, 'state': str(state or ''), 'server_id': server_id, 'page': page}
-        while found := [_record(row) for row in self._fetch(_LISTED, values)]:
+        while found := self._records(_LISTED, values):
             yield from found
             values['after'] = found[-1].sequence
 
@@ -533,13 +572,13 @@ class Store:
 
     def due(self, page: int) -> list[Record]:
         """Records in motion that nobody holds and whose time has come, the longest untouched first."""
-        return [_record(row) for row in self._fetch(_DUE, {'page': page})]
+        return self._records(_DUE, {'page': page})
 
     def attached(self, page: int) -> Iterator[list[Record]]:
         """All ATTACHED records, those of one server together."""
         after = ''
         while True:
-            found = [_record(row) for row in self._fetch(_ATTACHED, {'after': after, 'page': page})]
+            found = self._records(_ATTACHED, {'after': after, 'page': page})
             if not found:
                 return
             # The last server of a full page may go on: all of its records, and the next page after it.
@@ -630,6 +669,12 @@ class Store:
         # Not a step: it renews nobody's hold, and whoever has moved the record since is right.
         self._run(statement, values | {'old_id': record.id, 'old_generation': record.generation})
 
+    def _record(self, statement: sa.Select[Any], values: prepared.Values) -> Record | None:
+        return next(iter(self._records(statement, values)), None)
+
+    def _records(self, statement: sa.Select[Any], values: prepared.Values) -> list[Record]:
+        return [_decode(*row) for row in self._fetch(statement, values).rows]
+
     def _fetch(self, statement: sa.Select[Any], values: prepared.Values = prepared.NOTHING) -> prepared.Result:
         try:
             return self._db.fetch(statement, values)
@@ -696,10 +741,6 @@ def owner() -> str:
     return f'{socket.gethostname()}:{os.getpid()}'
 
 
-def _record(row: Any) -> Record:
-    return _decode(row._asdict())
-
-
 _FIXED = (
     'server_id',
     'project_id',
@@ -736,19 +777,42 @@ def _encode(record: Record) -> dict[str, Any]:
     }
 
 
-def _decode(values: dict[str, Any]) -> Record:
-    snapshot = values['snapshot']
-    if snapshot is not None:
-        network_id, mac_address, status, ips = json.loads(snapshot)
-        snapshot = Snapshot(network_id, mac_address, status, tuple(FixedIP(*ip) for ip in ips))
-    return Record(
-        **values
-        | {
-            'tag': None if values['tag'] is None else json.loads(values['tag']),
-            'plug_data': {} if values['plug_data'] is None else json.loads(values['plug_data']),
-            'snapshot': snapshot,
-            'state': State(values['state']),
-            'reason': Reason(values['reason']) if values['reason'] else None,
-            'created': bool(values['created']),
-        }
+def _decode(
+    state: str,
+    reason: str | None,
+    created: Any,
+    tag: str | None,
+    plug_data: str | None,
+    snapshot: str | None,
+    *plain: Any,
+) -> Record:
+    return _make_record(
+        State(state),
+        Reason(reason) if reason else None,
+        bool(created),
+        None if tag is None else json.loads(tag),
+        {} if plug_data is None else json.loads(plug_data),
+        None if snapshot is None else _snapshot(snapshot),
+        *plain,
     )
+
+
+def _snapshot(text: str) -> Snapshot:
+    network_id, mac_address, status, ips = json.loads(text)
+    return Snapshot(network_id, mac_address, status, tuple(FixedIP(*ip) for ip in ips))
+
+
+def _sight(
+    sequence: int,
+    port_id: str | None,
+    mark: str | None,
+    tag: str | None,
+    is_attached: int,
+    snapshot: str | None,
+    project_id: str | None,
+) -> Sight:
+    tag = None if tag is None else json.loads(tag)
+    leaving = None
+    if snapshot is not None and port_id is not None and project_id is not None:
+        leaving = _snapshot(snapshot).port(port_id, project_id, tag)
+    return Sight(sequence, port_id, mark, tag, bool(is_attached), leaving)

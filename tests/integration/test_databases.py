@@ -242,6 +242,10 @@ def test_every_statement_of_the_records(parts: deploy.Parts) -> None:
         second.record.id,
     ]
     assert list(store.listed(server_id='t')) == []
+    assert [one[1:] for one in store.sights('s')] == [
+        (None, first.record.mark, odd, False, None),
+        ('b', None, None, False, None),
+    ]
     assert store.ask_undo(second.record)
     with pytest.raises(exceptions.LostHold):
         store.swap(second.record, state=State.PLUGGING)
@@ -250,6 +254,7 @@ def test_every_statement_of_the_records(parts: deploy.Parts) -> None:
     plugging = store.swap(first.record, state=State.PLUGGING, port_id='a', plug_data={'nic': odd})
     assert store.of_port('a').plug_data == {'nic': odd}
     attached = store.settle(plugging.record, state=State.ATTACHED)
+    assert store.sights('s')[0][1:] == ('a', None, odd, True, None)
     assert [[one.id for one in page] for page in store.attached(1)] == [[attached.id]]
     store.moved(attached, 'elsewhere')
     store.missing(attached)
@@ -286,6 +291,10 @@ def test_every_statement_of_the_records(parts: deploy.Parts) -> None:
     assert store.heartbeat('role', 60.0)
     assert store.prune(3600.0) == 0
     assert store.prune(-1.0) == 1
+    seen = store_module.Snapshot('n', 'fa:16:3e:00:00:01', 'ACTIVE', (base.FixedIP('subnet', '10.0.0.9'),))
+    leaving = {'state': State.UNPLUGGING, 'reason': Reason.DETACH, 'snapshot': seen}
+    store.insert(created=False, port_id='c', tag=odd, server_id='t', project_id='p', request_id='r', **leaving)
+    assert [one[1:] for one in store.sights('t')] == [('c', None, odd, False, seen.port('c', 'p', odd))]
     assert store.called >= {name for name in vars(Store) if not name.startswith('_')}
 
 
