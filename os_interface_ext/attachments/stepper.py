@@ -28,7 +28,11 @@ class Pending(Exception):
 
 
 class Stepper:
-    """Each step is: a record committed, then the side effect that it announces."""
+    """Each step is: a record committed, then the side effect that it announces.
+
+    Where a network driver keeps its ports in the database of the records, what it does is a part of the commit
+    that concludes the step: all or nothing, and one commit less each way.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,8 @@ class Stepper:
         self._vifs = vifs
         self._host_is_told_before = type(servers).port_is_brought is not base.ServerDriver.port_is_brought
         self._host_is_told = type(servers).attachments_changed is not base.ServerDriver.attachments_changed
+        # A host that is told within a transaction would have others wait for it.
+        self._commits_together = store.is_shared_with(networks) and not self._host_is_told
 
     # ------------------------------------------------------------------ in
 
@@ -76,53 +82,59 @@ class Stepper:
         return record, port
 
     def _go_in(self, ctxt: RequestContext, server: base.Server, held: Held) -> tuple[Record, base.Port]:
+        port = None
         try:
-            held, port = self._allocate(ctxt, server, held)
+            if self._commits_together:
+                held, port = self._store.together(lambda: self._enter(ctxt, server, held))
+            else:
+                port = self._allocate(ctxt, server, held)
+                held, port = self._bind(ctxt, server, held, port)
             logs.learn(port_id=port.id)
-        except exceptions.LostHold:
-            raise
-        except Exception as error:
-            told = self._host_is_told_before and not held.record.created
-            if isinstance(error, exceptions.DriverError) and not isinstance(error, _UNCERTAIN) and not told:
-                self._store.drop(held.record, result=False)
-                raise
-            self._undo(ctxt, server, held, error, State.RELEASING)
-            raise
-        try:
-            held, port = self._bind(ctxt, server, held, port)
-            plug_data = self._vifs.plug(ctxt, server, port, held.fence)
-            held = Held(dataclasses.replace(held.record, plug_data=plug_data), held.fence)
-            # Before the commit: a crash between the two leaves a record that is undone, and then told again.
-            self._tell_host(ctxt, 'attached', dataclasses.replace(held.record, port_id=port.id), held.fence, port)
-            record = self._store.settle(
-                held.record,
-                state=State.ATTACHED,
-                port_id=port.id,
-                snapshot=Snapshot.of(port),
-            )
+            record = held.record
+            if record.state is not State.ATTACHED:
+                held = self._plug(ctxt, server, held, port)
+                record = self._conclude(ctxt, held, port)
         except exceptions.LostHold as lost:
             if self._asked_to_undo(held.record) is None:
                 raise
             conflict = exceptions.DetachedMeanwhile()
-            self._undo(ctxt, server, held, conflict, State.UNPLUGGING, port)
+            self._undo(ctxt, server, held, conflict, port)
             raise conflict from lost
         except Exception as error:
-            self._undo(ctxt, server, held, error, State.UNPLUGGING, port)
+            if port is None and self._is_without_effect(held.record, error):
+                self._store.drop(held.record, result=False)
+            else:
+                self._undo(ctxt, server, held, error, port)
             raise
         self._listeners.tell(Event.ATTACHED, record)
         return record, port
 
-    def _allocate(self, ctxt: RequestContext, server: base.Server, held: Held) -> tuple[Held, base.Port]:
+    def _is_without_effect(self, record: Record, error: Exception) -> bool:
+        """Whether an attach that failed before there was a port has left nothing behind."""
+        if isinstance(error, _UNCERTAIN) or not isinstance(error, exceptions.DriverError):
+            return False
+        return record.created or not self._host_is_told_before
+
+    def _enter(self, ctxt: RequestContext, server: base.Server, held: Held) -> tuple[Held, base.Port]:
+        """What comes before a NIC is plugged, and all where none is."""
+        port = self._allocate(ctxt, server, held)
+        held, port = self._bind(ctxt, server, held, port)
+        if not self._vifs.has_side_effects:
+            held = self._plug(ctxt, server, held, port)
+            held = Held(self._conclude(ctxt, held, port), held.fence)
+        return held, port
+
+    def _allocate(self, ctxt: RequestContext, server: base.Server, held: Held) -> base.Port:
         record = held.record
         if record.created:
             assert record.mark is not None
             wanted = base.PortRequest(record.requested_network_id, record.requested_address)
-            return held, self._networks.create(ctxt, server, wanted, record.mark, held.fence)
+            return self._networks.create(ctxt, server, wanted, record.mark, held.fence)
         assert record.port_id is not None
         if self._host_is_told_before:
             held.fence.check()
             self._servers.port_is_brought(ctxt, server, record.port_id)
-        return held, self._networks.claim(ctxt, server, record.port_id, held.fence)
+        return self._networks.claim(ctxt, server, record.port_id, held.fence)
 
     def _bind(
         self, ctxt: RequestContext, server: base.Server, held: Held, port: base.Port
@@ -132,6 +144,15 @@ class Stepper:
             port = self._networks.details(ctxt, port)
             held = self._store.swap(held.record, state=State.PLUGGING, port_id=port.id, snapshot=Snapshot.of(port))
         return held, port
+
+    def _plug(self, ctxt: RequestContext, server: base.Server, held: Held, port: base.Port) -> Held:
+        plug_data = self._vifs.plug(ctxt, server, port, held.fence)
+        return Held(dataclasses.replace(held.record, port_id=port.id, plug_data=plug_data), held.fence)
+
+    def _conclude(self, ctxt: RequestContext, held: Held, port: base.Port) -> Record:
+        # Before the commit: a crash between the two leaves a record that is undone, and then told again.
+        self._tell_host(ctxt, 'attached', held.record, held.fence, port)
+        return self._store.settle(held.record, state=State.ATTACHED, snapshot=Snapshot.of(port))
 
     # ------------------------------------------------------------------ undo
 
@@ -148,12 +169,11 @@ class Stepper:
         server: base.Server,
         held: Held,
         error: Exception,
-        state: State,
-        port: base.Port | None = None,
+        port: base.Port | None,
     ) -> None:
-        changes: dict[str, Any] = {'state': state, 'reason': Reason.UNDO, 'last_error': describe(error)}
+        changes: dict[str, Any] = {'state': State.RELEASING, 'reason': Reason.UNDO, 'last_error': describe(error)}
         if port is not None:
-            changes |= {'port_id': port.id, 'plug_data': held.record.plug_data}
+            changes |= {'state': State.UNPLUGGING, 'port_id': port.id, 'plug_data': held.record.plug_data}
         try:
             try:
                 held = self._store.swap(held.record, **changes)
@@ -189,8 +209,13 @@ class Stepper:
     def _go_out(self, ctxt: RequestContext, server: base.Server, held: Held) -> None:
         try:
             if held.record.state is State.UNPLUGGING:
-                held = self._unplug(ctxt, server, held)
-            self._release(ctxt, held)
+                self._unplug(ctxt, server, held)
+            if self._commits_together:
+                self._store.together(lambda: self._release(ctxt, held))
+            else:
+                if held.record.state is State.UNPLUGGING and self._vifs.has_side_effects:
+                    held = self._store.swap(held.record, state=State.RELEASING)
+                self._release(ctxt, held)
         except exceptions.LostHold:
             raise
         except exceptions.NotSupported as error:
@@ -202,17 +227,16 @@ class Stepper:
             raise
         except Exception as error:
             self.postpone(held.record, error)
+        record = held.record
+        self._listeners.tell(Event.FAILED if record.reason is Reason.UNDO else Event.DETACHED, record)
 
-    def _unplug(self, ctxt: RequestContext, server: base.Server, held: Held) -> Held:
+    def _unplug(self, ctxt: RequestContext, server: base.Server, held: Held) -> None:
         record = held.record
         if record.port_id is not None:
             self._take_out(ctxt, server, held, record.port_id)
             if record.host is not None and record.host != server.host:
                 # The server has moved since: what may be left on the recorded host goes too.
                 self._take_out(ctxt, dataclasses.replace(server, host=record.host), held, record.port_id)
-        if not self._vifs.has_side_effects:
-            return held
-        return self._store.swap(record, state=State.RELEASING)
 
     def _take_out(self, ctxt: RequestContext, server: base.Server, held: Held, port_id: str) -> None:
         record = held.record
@@ -239,7 +263,6 @@ class Stepper:
         # Before the commit: a crash between the two leaves a record whose way out is gone again.
         self._tell_host(ctxt, 'detached', record, held.fence)
         self._store.drop(record)
-        self._listeners.tell(Event.FAILED if record.reason is Reason.UNDO else Event.DETACHED, record)
 
     def _may_delete(self, ctxt: RequestContext, record: Record) -> bool:
         """Whether a port that was made for the server is nobody else's by now."""

@@ -19,9 +19,12 @@ import sqlalchemy as sa
 
 from os_interface_ext import exceptions
 from os_interface_ext.attachments.states import INWARD, OUTWARD, Reason, State
-from os_interface_ext.db import prepared, tables
+from os_interface_ext.db import errors, prepared, tables
 from os_interface_ext.db.engine import Database, DatabaseError, DuplicateEntry, now
-from os_interface_ext.drivers.base import Fence, FixedIP, Port, quick
+from os_interface_ext.drivers.base import Fence, FixedIP, NetworkDriver, Port, quick
+
+#: How often a transaction is begun on which others encroach.
+_ATTEMPTS = 20
 
 _t = tables.attachments
 _T = TypeVar('_T')
@@ -567,6 +570,30 @@ class Store:
                 raise exceptions.LostHold()
 
         self._transact(work)
+
+    def is_shared_with(self, networks: NetworkDriver) -> bool:
+        """Whether a network driver keeps its ports in the database of the records."""
+        return networks.database is self._db
+
+    def together(self, work: Callable[[], _T]) -> _T:
+        """Do ``work`` in one transaction: what it writes here, and what such a driver writes for it.
+
+        Again, while another transaction has changed what it built on. After any error but UnknownOutcome
+        nothing is written.
+
+        :raises Unavailable: the database does not answer, or goes on taking it back
+        :raises UnknownOutcome: the answer to the commit was lost
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._db.together(work)
+            except (errors.DuplicateEntry, errors.ReferenceError):
+                continue
+            except errors.CommitLost as error:
+                raise exceptions.UnknownOutcome(operator=f'database: {error}') from error
+            except DatabaseError as error:
+                raise exceptions.Unavailable(operator=f'database: {error}') from error
+        raise exceptions.Unavailable(operator=f'others were quicker in {_ATTEMPTS} attempts')
 
     # ------------------------------------------------------------------ for the reconciler
 

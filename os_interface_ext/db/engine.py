@@ -36,6 +36,31 @@ _IDLE_TIMEOUT = 60
 _T = TypeVar('_T')
 
 
+class _OfThread(threading.local):
+    """What a thread has: its connection to a SQLite file while it is idle, and a transaction to take part in."""
+
+    connection: Connection | None = None
+    shared: _Shared | None = None
+
+
+class _Shared:
+    """A transaction that several parts take part in, and the first failure in it, after which it is no use."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.failure: BaseException | None = None
+
+    def do(self, work: Callable[[Connection], _T]) -> _T:
+        if self.failure is not None:
+            raise DatabaseError(f'the transaction that this was to be a part of has failed: {self.failure}')
+        try:
+            return work(self._connection)
+        except BaseException as error:
+            # Half of the work may have been done: whoever bears the error must not go on with that.
+            self.failure = error
+            raise
+
+
 class Database:
     """An engine that is made lazily, anew in each process, and two ways to use it.
 
@@ -49,7 +74,7 @@ class Database:
         self._pid: int | None = None
         self._engine: sa.Engine | None = None
         self._read_engine: sa.Engine | None = None
-        self._of_thread = threading.local()
+        self._of_thread = _OfThread()
         self._inherited: list[Any] = []
 
     @classmethod
@@ -130,10 +155,15 @@ class Database:
         try:
             return self._fetch(statement, values)
         except errors.Disconnected:
+            if self._of_thread.shared is not None:
+                raise
             self._renew(pool)
             return self._fetch(statement, values)
 
     def _fetch(self, statement: sa.Select[Any], values: prepared.Values) -> prepared.Result:
+        shared = self._of_thread.shared
+        if shared is not None:
+            return shared.do(lambda connection: connection.execute(statement, values))
         connection = self._take(self._read_engine)
         try:
             return connection.execute(statement, values)
@@ -147,7 +177,7 @@ class Database:
         five. Where a server is asked, its answer takes longer than that, and connections are dear.
         """
         if self._is_sqlite:
-            kept: Connection | None = getattr(self._of_thread, 'connection', None)
+            kept = self._of_thread.connection
             if kept is not None:
                 self._of_thread.connection = None
                 return kept
@@ -196,6 +226,9 @@ class Database:
         :raises Deadlock: it went on doing so
         :raises CommitLost: whether it is committed is not known; after any other error nothing is
         """
+        shared = self._of_thread.shared
+        if shared is not None:
+            return shared.do(work)
         give_up = time.monotonic() + _PATIENCE
         for turn in range(1, _TURNS + 1):
             try:
@@ -208,6 +241,26 @@ class Database:
                     raise
                 time.sleep(pause)
         raise AssertionError
+
+    def together(self, work: Callable[[], _T]) -> _T:
+        """As ``transact``, for all that ``work`` reads and writes with ``fetch`` and ``transact`` in this thread.
+
+        It is one transaction, all or nothing: an error in it fails it, also one that ``work`` catches.
+        """
+
+        def share(connection: Connection) -> _T:
+            shared = self._of_thread.shared = _Shared(connection)
+            try:
+                done = work()
+            except Exception as error:
+                raise shared.failure or error from error
+            finally:
+                self._of_thread.shared = None
+            if shared.failure is not None:
+                raise shared.failure
+            return done
+
+        return self.transact(share)
 
     def _checkout(self, engine: sa.Engine | None) -> Any:
         assert engine is not None
@@ -225,7 +278,7 @@ class Database:
         if not close:
             self._inherited.append(self._of_thread)
         # The last reference: what the threads have kept is closed.
-        self._of_thread = threading.local()
+        self._of_thread = _OfThread()
         for engine in {self._engine, self._read_engine} - {None}:
             engine.dispose(close=close)  # type: ignore[union-attr]
 

@@ -21,12 +21,15 @@ import dataclasses
 import enum
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from oslo_config import cfg
 
 from os_interface_ext import exceptions
 from os_interface_ext.context import RequestContext
+
+if TYPE_CHECKING:
+    from os_interface_ext.db.engine import Database
 
 _Value = TypeVar('_Value')
 
@@ -409,6 +412,16 @@ class NetworkDriver(Driver):
     def find_marked(self, ctxt: RequestContext, installation: str) -> Iterable[Port]:
         """All ports with a mark of the installation (``osif:<installation>:…``), for the sweep."""
         raise exceptions.NotSupported()
+
+    # Optional
+    @property
+    def database(self) -> Database | None:
+        """The database of this project's, if all that the driver writes is kept there with ``Database.transact``.
+
+        What it does is then committed together with the record of it, or not at all: an error within a transaction
+        of its own fails the whole.
+        """
+        return None
 
     # Optional
     def created_by_server(self, ctxt: RequestContext, server: Server, port: Port) -> bool | None:

@@ -72,11 +72,17 @@ def faults() -> Faults:
     return Faults()
 
 
+class Plugs(NoopVIFDriver):
+    """Plugs nothing, but is taken at its word as if it did."""
+
+    has_side_effects = True
+
+
 @pytest.fixture
 def measured(build: Build, tmp_path: pathlib.Path, faults: Faults) -> World:
     """A world that is measured, whose VIF driver can be made to fail."""
     options = {'metrics': {'directory': f'{tmp_path}/metrics'}}
-    return build(vif_driver=wrap(NoopVIFDriver(config.new([])), faults), **options)
+    return build(vif_driver=wrap(Plugs(config.new([])), faults), **options)
 
 
 # ------------------------------------------------------------------ metrics

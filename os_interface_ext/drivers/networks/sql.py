@@ -93,6 +93,10 @@ class SQLNetworkDriver(base.NetworkDriver):
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._db = Database.of(conf)
 
+    @property
+    def database(self) -> Database | None:
+        return self._db
+
     # ------------------------------------------------------------------ reading
 
     def check(self, ctxt: RequestContext) -> None:
@@ -186,20 +190,24 @@ class SQLNetworkDriver(base.NetworkDriver):
             self._change(_UNBIND, {'port_id': port_id, 'server_id': server_id}, fence)
 
     def delete(self, ctxt: RequestContext, port_id: str | None, mark: str | None, fence: base.Fence) -> None:
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> Any:
             if port_id is None:
                 row = connection.execute(_LOCK_BY_MARK, {'mark': mark}).first()
             else:
                 row = connection.execute(_LOCK_BY_ID, {'port_id': port_id}).first()
             if row is None:
-                return
+                return None
             if row.mark != mark or (mark is None and not row.created_by_attach):
-                raise exceptions.NotOurs(operator=f'port {row.id} does not carry the mark {mark}')
+                return row
             fence.check()
             connection.execute(_DELETE, {'port_id': row.id})
+            return None
 
         if is_id((port_id or mark) or ''):
-            transactions.write(self._db, work)
+            left = transactions.write(self._db, work)
+            # Not within: it would fail a transaction that has nothing else against it.
+            if left is not None:
+                raise exceptions.NotOurs(operator=f'port {left.id} does not carry the mark {mark}')
 
     # ------------------------------------------------------------------ within
 
