@@ -59,7 +59,8 @@ class Stepper:
         self._host_is_told_before = type(servers).port_is_brought is not base.ServerDriver.port_is_brought
         self._host_is_told = type(servers).attachments_changed is not base.ServerDriver.attachments_changed
         # A host that is told within a transaction would have others wait for it.
-        self._commits_together = store.is_shared_with(networks) and not self._host_is_told
+        is_told = self._host_is_told or self._host_is_told_before
+        self._commits_together = store.is_shared_with(networks) and not is_told
 
     # ------------------------------------------------------------------ in
 
@@ -85,7 +86,7 @@ class Stepper:
         port = None
         try:
             if self._commits_together:
-                held, port = self._store.together(lambda: self._enter(ctxt, server, held))
+                held, port = self._enter_at_once(ctxt, server, held)
             else:
                 port = self._allocate(ctxt, server, held)
                 held, port = self._bind(ctxt, server, held, port)
@@ -114,6 +115,28 @@ class Stepper:
         if isinstance(error, _UNCERTAIN) or not isinstance(error, exceptions.DriverError):
             return False
         return record.created or not self._host_is_told_before
+
+    def _enter_at_once(self, ctxt: RequestContext, server: base.Server, held: Held) -> tuple[Held, base.Port]:
+        try:
+            return self._store.together(lambda: self._enter(ctxt, server, held))
+        except exceptions.UnknownOutcome:
+            found = self._find_entered(ctxt, held)
+            if found is None:
+                raise
+            return found
+
+    def _find_entered(self, ctxt: RequestContext, held: Held) -> tuple[Held, base.Port] | None:
+        """What a commit without an answer has come to; None: nothing yet, or nobody can tell."""
+        was = held.record
+        try:
+            record = self._store.get(was.id)
+            if record is None or record.port_id is None or record.state is was.state:
+                return None
+            if (record.generation, record.reason) != (was.generation, was.reason):
+                return None
+            return Held(record, held.fence), self._networks.get_port(ctxt, record.port_id)
+        except exceptions.OsInterfaceError:
+            return None
 
     def _enter(self, ctxt: RequestContext, server: base.Server, held: Held) -> tuple[Held, base.Port]:
         """What comes before a NIC is plugged, and all where none is."""
@@ -211,7 +234,7 @@ class Stepper:
             if held.record.state is State.UNPLUGGING:
                 self._unplug(ctxt, server, held)
             if self._commits_together:
-                self._store.together(lambda: self._release(ctxt, held))
+                self._release_at_once(ctxt, held)
             else:
                 if held.record.state is State.UNPLUGGING and self._vifs.has_side_effects:
                     held = self._store.swap(held.record, state=State.RELEASING)
@@ -246,6 +269,13 @@ class Stepper:
             # What a failed plug has left alone, because somebody else had plugged it, is not the undo's to take
             # out. The driver tells, not the error of the plug: a crash or an outage would have that forgotten.
             if record.reason is not Reason.UNDO or port_id in self._vifs.plugged(ctxt, server):
+                raise
+
+    def _release_at_once(self, ctxt: RequestContext, held: Held) -> None:
+        try:
+            self._store.together(lambda: self._release(ctxt, held))
+        except exceptions.UnknownOutcome:
+            if self._store.get(held.record.id) is not None:
                 raise
 
     def _release(self, ctxt: RequestContext, held: Held) -> None:

@@ -155,15 +155,20 @@ def test_what_the_database_takes_back_is_done_again(
         assert everything(world) == before
 
 
-@pytest.mark.parametrize('point', COMMITS)
+@pytest.mark.parametrize('drivers', [{}, {'vif_driver': Plugs}], ids=['nothing plugged', 'plugged'])
 @ways_to_attach
-def test_an_attach_whose_commit_got_no_answer_is_undone(
-    make: Any, faults: Faults, point: str, wanted: dict[str, str]
+def test_an_attach_whose_commit_got_no_answer(
+    make: Any, faults: Faults, drivers: Any, wanted: dict[str, str]
 ) -> None:
-    world = make()
+    world = make(**drivers)
     before = everything(world)
-    faults.add(point, raises(errors.CommitLost()), on=2)
+    faults.add('before commit', raises(errors.CommitLost()), on=2)
     assert world.attach(**wanted).status_int == 503
+    assert everything(world) == before
+    faults.add('after commit', raises(errors.CommitLost()), on=2)
+    port = attach(world, wanted)
+    assert port in world.ports()
+    assert detach(world, port) == 202
     assert everything(world) == before
 
 

@@ -31,6 +31,7 @@ from os_interface_ext.db import errors, schema, tables
 from os_interface_ext.db.engine import Database, DatabaseError
 from os_interface_ext.db.prepared import Connection
 from os_interface_ext.drivers import base
+from os_interface_ext.drivers.networks.sql import SQLNetworkDriver
 from os_interface_ext.inventory import loader, transactions
 from os_interface_ext.inventory import tables as inventory_tables
 from os_interface_ext.testing import networks, servers
@@ -295,6 +296,10 @@ def test_every_statement_of_the_records(parts: deploy.Parts) -> None:
     leaving = {'state': State.UNPLUGGING, 'reason': Reason.DETACH, 'snapshot': seen}
     store.insert(created=False, port_id='c', tag=odd, server_id='t', project_id='p', request_id='r', **leaving)
     assert [one[1:] for one in store.sights('t')] == [('c', None, odd, False, seen.port('c', 'p', odd))]
+    assert store.is_shared_with(parts.drivers.network)
+    with pytest.raises(exceptions.Unavailable):
+        store.together(lambda: [store.insert(created=False, port_id=one, **values) for one in ('d', 'c')])
+    assert store.of_port('d') is None
     assert store.called >= {name for name in vars(Store) if not name.startswith('_')}
 
 
@@ -659,7 +664,13 @@ def lose_commit_of(lossy: Lossy, method: str) -> None:
     setattr(driver, method, losing)
 
 
-def test_a_port_whose_creation_was_not_confirmed_is_found_by_its_mark(lossy: Lossy) -> None:
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that commit by themselves, as where the ports are kept in another database."""
+    monkeypatch.setattr(SQLNetworkDriver, 'database', None)
+
+
+def test_a_port_whose_creation_was_not_confirmed_is_found_by_its_mark(apart: None, lossy: Lossy) -> None:
     lose_commit_of(lossy, 'create')
     port = _attach(lossy.parts, SERVERS[0], network_id=WIDE)
     assert lossy.proxy.lost.is_set()
@@ -667,7 +678,7 @@ def test_a_port_whose_creation_was_not_confirmed_is_found_by_its_mark(lossy: Los
     check(lossy.parts)
 
 
-def test_a_claim_that_was_not_confirmed_is_undone(lossy: Lossy) -> None:
+def test_a_claim_that_was_not_confirmed_is_undone(apart: None, lossy: Lossy) -> None:
     lose_commit_of(lossy, 'claim')
     assert attach(lossy.parts, SERVERS[0], port_id=PORTS[0]) == 'UnknownOutcome'
     assert lossy.proxy.lost.is_set()
@@ -676,7 +687,7 @@ def test_a_claim_that_was_not_confirmed_is_undone(lossy: Lossy) -> None:
 
 
 @pytest.mark.parametrize('method', ['unbind', 'delete'])
-def test_a_way_out_that_was_not_confirmed_is_gone_again(lossy: Lossy, method: str) -> None:
+def test_a_way_out_that_was_not_confirmed_is_gone_again(apart: None, lossy: Lossy, method: str) -> None:
     wanted = {'port_id': PORTS[0]} if method == 'unbind' else {'network_id': WIDE}
     port = _attach(lossy.parts, SERVERS[0], **wanted)
     lose_commit_of(lossy, method)
@@ -685,6 +696,27 @@ def test_a_way_out_that_was_not_confirmed_is_gone_again(lossy: Lossy, method: st
     [record] = lossy.parts.store.listed()
     assert 'UnknownOutcome' in (record.last_error or '')
     detach(lossy.parts, SERVERS[0], port)
+    assert list(lossy.parts.store.listed()) == []
+    check(lossy.parts)
+
+
+@pytest.mark.parametrize('method', ['create', 'claim'])
+def test_an_attach_that_was_not_confirmed_is_found(lossy: Lossy, method: str) -> None:
+    lose_commit_of(lossy, method)
+    wanted = {'port_id': PORTS[0]} if method == 'claim' else {'network_id': WIDE}
+    port = _attach(lossy.parts, SERVERS[0], **wanted)
+    assert lossy.proxy.lost.is_set()
+    assert shown(lossy.parts, SERVERS[0]) == [port]
+    check(lossy.parts)
+
+
+@pytest.mark.parametrize('method', ['unbind', 'delete'])
+def test_a_detach_that_was_not_confirmed_is_known_to_be_done(lossy: Lossy, method: str) -> None:
+    wanted = {'port_id': PORTS[0]} if method == 'unbind' else {'network_id': WIDE}
+    port = _attach(lossy.parts, SERVERS[0], **wanted)
+    lose_commit_of(lossy, method)
+    detach(lossy.parts, SERVERS[0], port)
+    assert lossy.proxy.lost.is_set()
     assert list(lossy.parts.store.listed()) == []
     check(lossy.parts)
 
