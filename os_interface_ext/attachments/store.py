@@ -179,8 +179,13 @@ def _is_any(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
     return sa.or_(wanted == '', column == wanted)
 
 
+def _constant(word: State | Reason) -> sa.ColumnElement[str]:
+    """A part of the statement, not a value that is sent with it each time."""
+    return sa.literal_column(f"'{word}'", sa.String)
+
+
 def _is_in(states: Iterable[State]) -> sa.ColumnElement[bool]:
-    return sa.or_(*(_t.c.state == str(state) for state in sorted(states)))
+    return sa.or_(*(_t.c.state == _constant(state) for state in sorted(states)))
 
 
 # What is kept as something else than what it is, then the rest as it is: the order in which a record is read.
@@ -193,14 +198,14 @@ _make_record = quick(Record, *_KEPT, *_PLAIN)
 _BY_PORT = _RECORDS.where(_t.c.port_id == sa.bindparam('port_id'))
 _BY_ID = _RECORDS.where(_t.c.id == sa.bindparam('id'))
 _BY_SERVER = _RECORDS.where(_t.c.server_id == sa.bindparam('server_id')).order_by(_t.c.sequence)
-_IS_LEAVING = sa.and_(_is_in(OUTWARD), _t.c.reason == str(Reason.DETACH))
+_IS_LEAVING = sa.and_(_is_in(OUTWARD), _t.c.reason == _constant(Reason.DETACH))
 _SIGHTS = (
     sa.select(
         _t.c.sequence,
         _t.c.port_id,
         sa.case((_t.c.port_id.is_(None), _t.c.mark)).label('mark'),
         _t.c.tag,
-        sa.case((_t.c.state == str(State.ATTACHED), 1), else_=0).label('is_attached'),
+        sa.case((_t.c.state == _constant(State.ATTACHED), 1), else_=0).label('is_attached'),
         sa.case((_IS_LEAVING, _t.c.snapshot)).label('snapshot'),
         sa.case((_IS_LEAVING, _t.c.project_id)).label('project_id'),
     )
@@ -274,7 +279,9 @@ _SETTLE = _update(_FREE)
 _POSTPONE = _update(_FREE | _DELAY)
 _UNHELD = sa.or_(_t.c.owner.is_(None), _t.c.lease_expires < now())
 _TAKE = _update(_LEASE, _UNHELD)
-_ASK_UNDO = sa.update(_t).where(_t.c.id == sa.bindparam('old_id'), _is_in(INWARD)).values(reason=str(Reason.UNDO))
+_ASK_UNDO = (
+    sa.update(_t).where(_t.c.id == sa.bindparam('old_id'), _is_in(INWARD)).values(reason=_constant(Reason.UNDO))
+)
 _HELD = (_t.c.id == sa.bindparam('old_id'), _t.c.generation == sa.bindparam('old_generation'))
 _DROP = sa.delete(_t).where(*_HELD)
 _RESULT = (
@@ -306,17 +313,17 @@ _DUE = (
     .limit(sa.bindparam('page', type_=sa.Integer))
 )
 _ATTACHED = (
-    _RECORDS.where(_t.c.state == str(State.ATTACHED), _t.c.server_id > sa.bindparam('after'))
+    _RECORDS.where(_t.c.state == _constant(State.ATTACHED), _t.c.server_id > sa.bindparam('after'))
     .order_by(_t.c.server_id, _t.c.sequence)
     .limit(sa.bindparam('page', type_=sa.Integer))
 )
 _MISSING = (
     sa.update(_t)
-    .where(*_HELD, _t.c.state == str(State.ATTACHED), _t.c.missing_since.is_(None))
+    .where(*_HELD, _t.c.state == _constant(State.ATTACHED), _t.c.missing_since.is_(None))
     .values(missing_since=now())
 )
-_FOUND = sa.update(_t).where(*_HELD, _t.c.state == str(State.ATTACHED)).values(missing_since=None)
-_MOVED = sa.update(_t).where(*_HELD, _t.c.state == str(State.ATTACHED)).values(host=sa.bindparam('new_host'))
+_FOUND = sa.update(_t).where(*_HELD, _t.c.state == _constant(State.ATTACHED)).values(missing_since=None)
+_MOVED = sa.update(_t).where(*_HELD, _t.c.state == _constant(State.ATTACHED)).values(host=sa.bindparam('new_host'))
 _OLD = sa.select(_t.c.id).where(
     _t.c.id == sa.bindparam('id'), _t.c.missing_since <= now() - sa.bindparam('grace', type_=sa.Double)
 )
@@ -364,7 +371,7 @@ _RESULT_OF = (
 # What the network took away stays known: the sweep must never take its port for a leak.
 _PRUNE = sa.delete(tables.history).where(
     tables.history.c.finished_at < now() - sa.bindparam('age', type_=sa.Double),
-    tables.history.c.reason != str(Reason.GONE),
+    tables.history.c.reason != _constant(Reason.GONE),
 )
 
 

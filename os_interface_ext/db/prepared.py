@@ -90,16 +90,17 @@ class _Compiled:
 class Connection:
     """A DBAPI connection, in or out of a transaction, that runs Core statements."""
 
-    __slots__ = ('_connection', '_statements')
+    __slots__ = ('_connection', '_driver', '_statements')
 
     def __init__(self, connection: Any, statements: Statements) -> None:
         self._connection = connection
+        self._driver = connection.driver_connection
         self._statements = statements
 
     @property
     def is_idle(self) -> bool:
         """Whether a connection to a SQLite file is whole, and not in a transaction."""
-        return self._connection.is_valid and not self._connection.driver_connection.in_transaction
+        return self._connection.is_valid and not self._driver.in_transaction
 
     def close(self) -> None:
         """Give it back to its pool."""
