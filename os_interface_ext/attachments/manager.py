@@ -78,8 +78,8 @@ class Manager:
         ports = {port.id: port for port in self._networks.list_ports(ctxt, server.id)}
         recorded = self._take_recorded(records, ports)
         if ports:
-            known = {record.sequence for record in records}
-            later = [record for record in self._store.sights(server.id) if record.sequence not in known]
+            known = {record.id for record in records}
+            later = [record for record in self._store.sights(server.id) if record.id not in known]
             recorded += self._take_recorded(later, ports)
         return [ports[port_id] for port_id in sorted(ports)] + recorded
 

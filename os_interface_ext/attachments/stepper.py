@@ -104,8 +104,14 @@ class Stepper:
         except Exception as error:
             if port is None and self._is_without_effect(held.record, error):
                 self._store.drop(held.record, result=False)
-            else:
+                raise
+            try:
                 self._undo(ctxt, server, held, error, port)
+            except exceptions.Unavailable:
+                if isinstance(error, exceptions.UnknownOutcome):
+                    # It may be attached, and stay so: the caller is to look.
+                    raise error from None
+                raise
             raise
         self._listeners.tell(Event.ATTACHED, record)
         return record, port
@@ -134,7 +140,10 @@ class Stepper:
                 return None
             if (record.generation, record.reason) != (was.generation, was.reason):
                 return None
-            return Held(record, held.fence), self._networks.get_port(ctxt, record.port_id)
+            port = self._networks.get_port(ctxt, record.port_id)
+            if self._vifs.has_side_effects:
+                port = self._networks.details(ctxt, port)
+            return Held(record, held.fence), port
         except exceptions.OsInterfaceError:
             return None
 
@@ -233,12 +242,13 @@ class Stepper:
         try:
             if held.record.state is State.UNPLUGGING:
                 self._unplug(ctxt, server, held)
+                if self._vifs.has_side_effects:
+                    # Whatever comes now: the NIC is out, and nobody is to take out another.
+                    held = Held(dataclasses.replace(held.record, state=State.RELEASING), held.fence)
             if self._commits_together:
                 self._release_at_once(ctxt, held)
             else:
-                if held.record.state is State.UNPLUGGING and self._vifs.has_side_effects:
-                    held = self._store.swap(held.record, state=State.RELEASING)
-                self._release(ctxt, held)
+                self._release(ctxt, self._renewed(held))
         except exceptions.LostHold:
             raise
         except exceptions.NotSupported as error:
@@ -273,10 +283,14 @@ class Stepper:
 
     def _release_at_once(self, ctxt: RequestContext, held: Held) -> None:
         try:
-            self._store.together(lambda: self._release(ctxt, held))
+            self._store.together(lambda: self._release(ctxt, self._renewed(held)))
         except exceptions.UnknownOutcome:
             if self._store.get(held.record.id) is not None:
                 raise
+
+    def _renewed(self, held: Held) -> Held:
+        """The hold anew where a NIC was taken out: that may have taken all the time that there was."""
+        return self._store.swap(held.record) if held.record.state is State.RELEASING else held
 
     def _release(self, ctxt: RequestContext, held: Held) -> None:
         record = held.record

@@ -115,7 +115,7 @@ class Sight(NamedTuple):
     ``mark`` is told while there is no ``port_id`` alone.
     """
 
-    sequence: int
+    id: str
     port_id: str | None
     mark: str | None
     tag: str | None
@@ -201,7 +201,7 @@ _BY_SERVER = _RECORDS.where(_t.c.server_id == sa.bindparam('server_id')).order_b
 _IS_LEAVING = sa.and_(_is_in(OUTWARD), _t.c.reason == _constant(Reason.DETACH))
 _SIGHTS = (
     sa.select(
-        _t.c.sequence,
+        _t.c.id,
         _t.c.port_id,
         sa.case((_t.c.port_id.is_(None), _t.c.mark)).label('mark'),
         _t.c.tag,
@@ -837,7 +837,7 @@ def _snapshot(text: str) -> Snapshot:
 
 
 def _sight(
-    sequence: int,
+    record_id: str,
     port_id: str | None,
     mark: str | None,
     tag: str | None,
@@ -849,4 +849,4 @@ def _sight(
     leaving = None
     if snapshot is not None and port_id is not None and project_id is not None:
         leaving = _snapshot(snapshot).port(port_id, project_id, tag)
-    return Sight(sequence, port_id, mark, tag, bool(is_attached), leaving)
+    return Sight(record_id, port_id, mark, tag, bool(is_attached), leaving)

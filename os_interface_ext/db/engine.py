@@ -52,7 +52,7 @@ class _Shared:
 
     def do(self, work: Callable[[Connection], _T]) -> _T:
         if self.failure is not None:
-            raise DatabaseError(f'the transaction that this was to be a part of has failed: {self.failure}')
+            raise self.failure
         try:
             return work(self._connection)
         except BaseException as error:
@@ -245,15 +245,19 @@ class Database:
     def together(self, work: Callable[[], _T]) -> _T:
         """As ``transact``, for all that ``work`` reads and writes with ``fetch`` and ``transact`` in this thread.
 
-        It is one transaction, all or nothing: an error in it fails it, also one that ``work`` catches.
+        It is one transaction, all or nothing: an error in it fails it, also one that ``work`` catches, and is
+        raised again by all that follows.
         """
+        if self._of_thread.shared is not None:
+            return work()
 
         def share(connection: Connection) -> _T:
             shared = self._of_thread.shared = _Shared(connection)
             try:
                 done = work()
             except Exception as error:
-                raise shared.failure or error from error
+                if shared.failure is None or shared.failure is error:
+                    raise
             finally:
                 self._of_thread.shared = None
             if shared.failure is not None:

@@ -73,9 +73,7 @@ def prepare(database: Database, file: InventoryFile, *, replace: bool) -> None:
                 f'{database.url} holds another inventory than {file.path}: '
                 'name another database, or replace it all with --replace'
             )
-        if not empty:
-            store.clear(connection)
-        loader.load(connection, inventory)
+        _load(connection, inventory, clear=not empty)
 
     transactions.write(database, work)
 
@@ -94,8 +92,7 @@ def reset(database: Database, file: InventoryFile) -> None:
     inventory = file.read()
 
     def work(connection: sa.Connection) -> None:
-        store.clear(connection)
-        loader.load(connection, inventory)
+        _load(connection, inventory, clear=True)
 
     transactions.write(database, work)
 
@@ -113,8 +110,15 @@ def load(database: Database, inventory: Inventory, *, replace: bool, progress: P
                 f'{database.url} has {records} attachment records, which are of the inventory that it holds: '
                 'detach the ports first, or forget the records too with --replace'
             )
-        if records:
-            store.clear(connection)
-        loader.load(connection, inventory, progress)
+        _load(connection, inventory, progress, clear=records > 0)
 
     transactions.write(database, work)
+
+
+def _load(
+    connection: sa.Connection, inventory: Inventory, progress: Progress | None = None, *, clear: bool
+) -> None:
+    # Ports, then records: the order of an attach and a detach, or each would hold what the other waits for.
+    loader.load(connection, inventory, progress)
+    if clear:
+        store.clear(connection)

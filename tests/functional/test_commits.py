@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import webtest
 
 from os_interface_ext import conf as config
-from os_interface_ext import exceptions
+from os_interface_ext import deploy, exceptions
 from os_interface_ext.db import errors, tables
 from os_interface_ext.db.engine import Database
 from os_interface_ext.drivers.networks.sql import SQLNetworkDriver
@@ -35,9 +38,7 @@ class Plugs(NoopVIFDriver):
 
 
 class Elsewhere(SQLNetworkDriver):
-    """Its ports could be anywhere."""
-
-    database = None
+    """It does not say that its ports are in this database alone."""
 
 
 class Told(SQLServerDriver):
@@ -61,9 +62,9 @@ def faults() -> Faults:
 
 @pytest.fixture
 def make(build: Build, faults: Faults) -> Iterator[Any]:
-    def made(**drivers: Any) -> World:
+    def made(*, lease: float = 30.0, **more: Any) -> World:
         options = {'grace': 0.0, 'backoff': 0.01, 'backoff_cap': 0.01}
-        world = build(reconciler=options, attachments={'wait': 0.0}, **drivers)
+        world = build(reconciler=options, attachments={'wait': 0.0, 'lease': lease}, **more)
         faults.watch(world.database)
         return world
 
@@ -207,6 +208,83 @@ def test_an_attach_of_which_somebody_else_has_taken_hold_by_then(make: Any, faul
     faults.add('before transaction', lambda: reconcile(world), on=2)
     assert world.attach(**BY_NETWORK).status_int >= 500
     assert everything(world) == before
+
+
+@pytest.mark.parametrize('is_lost', [False, True], ids=['answered', 'lost'])
+def test_what_is_plugged_after_the_commit(make: Any, faults: Faults, is_lost: bool) -> None:
+    seen = []
+
+    class Sees(Plugs):
+        def plug(self, ctxt: Any, server: Any, port: Any, fence: Any) -> dict[str, Any]:
+            seen.append((port.mtu, [one.prefix_length for one in port.fixed_ips]))
+            return {}
+
+    world = make(vif_driver=Sees)
+    if is_lost:
+        faults.add('after commit', raises(errors.CommitLost()), on=2)
+    attach(world, BY_NETWORK)
+    [(mtu, lengths)] = seen
+    assert mtu
+    assert lengths
+    assert all(lengths)
+
+
+def test_a_nic_that_is_out_is_not_taken_out_again(make: Any, faults: Faults) -> None:
+    calls = []
+
+    class Once(Plugs):
+        def unplug(self, *args: Any) -> None:
+            calls.append(args)
+            if len(calls) > 1:
+                raise exceptions.NotSupported('Somebody else has plugged it.')
+
+    world = make(vif_driver=Once)
+    before = everything(world)
+    port = attach(world, BY_NETWORK)
+    faults.add('before commit', raises(errors.DatabaseError('the disk is full')), on=2)
+    assert detach(world, port) == 202
+    reconcile(world)
+    assert len(calls) == 1
+    assert everything(world) == before
+
+
+def test_a_nic_that_takes_all_the_time_to_go(make: Any) -> None:
+    class Slow(Plugs):
+        def unplug(self, ctxt: Any, server: Any, port_id: str, plug_data: Any, fence: Any) -> None:
+            while fence.remaining():
+                time.sleep(0.01)
+
+    world = make(vif_driver=Slow, lease=1.0)
+    before = everything(world)
+    assert detach(world, attach(world, BY_NETWORK)) == 202
+    assert everything(world) == before
+
+
+def test_a_commit_without_an_answer_and_then_no_database(
+    make: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make()
+
+    def lose() -> None:
+        faults.add('before transaction', raises(errors.DatabaseError('down')), times=None)
+        monkeypatch.setattr(world.extension.parts.store, 'get', lambda _: raises(exceptions.Unavailable())())
+        raise errors.CommitLost()
+
+    faults.add('after commit', lose, on=2)
+    answer = world.attach(**BY_NETWORK)
+    assert (answer.status_int, answer.headers['OS-Interface-Error']) == (503, 'outcome_unknown')
+
+
+def test_a_refusal_is_counted_as_what_it_is(make: Any, tmp_path: pathlib.Path) -> None:
+    world = make(metrics={'directory': str(tmp_path / 'metrics')})
+    taken = world.call('GET', world.url('srv_active')).json['interfaceAttachments'][0]
+    body = {'net_id': taken['net_id'], 'fixed_ips': [{'ip_address': taken['fixed_ips'][0]['ip_address']}]}
+    assert world.attach(**body).headers['OS-Interface-Error'] == 'address_in_use'
+    parts = world.extension.parts
+    page = (
+        webtest.TestApp(deploy.metrics_application(world.conf, parts.metrics, world.database)).get('/metrics').text
+    )
+    assert 'method="create",outcome="AddressInUse"' in page
 
 
 def test_a_port_whose_mark_was_taken_off_is_let_go(make: Any) -> None:

@@ -72,7 +72,6 @@ class GatedVIFs(NoopVIFDriver):
 class GatedNetworks(SQLNetworkDriver):
     """The embedded networks, which can be waited for once they have made a port, and others see it."""
 
-    database = None
     gates: Gates
 
     def create(self, *args: Any) -> base.Port:

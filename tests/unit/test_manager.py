@@ -40,6 +40,10 @@ class Cloud(MemoryCloud):
         if hook is not None:
             hook()
 
+    def list_ports(self, *args: Any) -> list[base.Port]:
+        self.at('before list')
+        return super().list_ports(*args)
+
     def create(self, *args: Any) -> base.Port:
         self.at('before create')
         port = super().create(*args)
@@ -228,6 +232,22 @@ def test_attached_is_shown_only_while_the_network_agrees(setting: Setting, manag
     assert manager.list(CTXT, setting.server) == []
     with pytest.raises(exceptions.NotAttached):
         manager.show(CTXT, setting.server, port)
+
+
+def test_a_number_that_comes_again_hides_what_is_in_motion(setting: Setting, manager: Manager) -> None:
+    """SQLite gives the number of the last record to the next one when that is gone."""
+    old = manager.attach(CTXT, setting.server, AttachRequest(network_id=setting.network_id))
+
+    def meanwhile() -> None:
+        manager.detach(CTXT, setting.server, old.id)
+        held = setting.store.insert(
+            created=True, server_id=setting.server.id, project_id=PROJECT, state=State.ALLOCATING, request_id='r'
+        )
+        request = base.PortRequest(setting.network_id)
+        setting.cloud.create(CTXT, setting.server, request, held.record.mark, held.fence)
+
+    setting.cloud.hooks['before list'] = meanwhile
+    assert manager.list(CTXT, setting.server) == []
 
 
 # ------------------------------------------------------------------ undo

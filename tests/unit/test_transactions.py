@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import gc
 import os
 import pathlib
@@ -171,3 +172,47 @@ def test_the_connection_of_a_thread_is_whole_after_an_error(database: Database, 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         pool.submit(database.transact, lambda connection: connection.execute(SUSPECT, {'port_id': 'x'})).result()
     assert [row.port_id for row in database.fetch(READ)] == ['x']
+
+
+def add(database: Database, port: str) -> None:
+    database.transact(lambda connection: connection.execute(SUSPECT, {'port_id': port}))
+
+
+def test_what_is_done_together_is_one_transaction(database: Database) -> None:
+    def work() -> list[str]:
+        add(database, 'one')
+        database.together(lambda: add(database, 'two'))
+        add(database, 'three')
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            assert pool.submit(suspects, database).result() == []
+        return [row.port_id for row in database.fetch(sa.select(tables.suspects.c.port_id))]
+
+    assert sorted(database.together(work)) == sorted(suspects(database)) == ['one', 'three', 'two']
+
+
+def test_an_error_that_is_caught_fails_all_that_is_done_together(database: Database) -> None:
+    add(database, 'port')
+
+    def work() -> None:
+        add(database, 'another')
+        with contextlib.suppress(errors.DuplicateEntry):
+            add(database, 'port')
+        with pytest.raises(errors.DuplicateEntry):
+            database.fetch(sa.select(tables.suspects.c.port_id))
+
+    with pytest.raises(errors.DuplicateEntry):
+        database.together(work)
+    assert suspects(database) == ['port']
+    add(database, 'later')
+    assert sorted(suspects(database)) == ['later', 'port']
+
+
+def test_the_cause_of_an_error_is_kept(database: Database) -> None:
+    root = ValueError()
+
+    def work() -> None:
+        raise exceptions.BindingFailed() from root
+
+    with pytest.raises(exceptions.BindingFailed) as caught:
+        database.together(work)
+    assert caught.value.__cause__ is root

@@ -33,7 +33,7 @@ _OTHERS = (_t.c.device_id, _t.c.device_owner, _t.c.host, _t.c.vnic_type, _t.c.ad
 
 def _with_addresses(*columns: sa.Column[Any]) -> sa.Select[Any]:
     """Ports with their addresses, a row for each address, or one without."""
-    # Put in order by _by_port: a database sorts all these columns for the sake of one port in a hundred.
+    # Put in order by _fixed_ips: a database sorts all these columns for the sake of one port in a hundred.
     with_addresses = _t.outerjoin(tables.addresses, tables.addresses.c.port_id == _t.c.id)
     return sa.select(*columns, *_ADDRESS).select_from(with_addresses)
 
@@ -95,7 +95,8 @@ class SQLNetworkDriver(base.NetworkDriver):
 
     @property
     def database(self) -> Database | None:
-        return self._db
+        # A subclass may act elsewhere, too: it says so itself if it does not.
+        return self._db if type(self) is SQLNetworkDriver else None
 
     # ------------------------------------------------------------------ reading
 
@@ -302,7 +303,7 @@ _POSITION = operator.itemgetter(-3)
 
 
 def _by_port(rows: Iterable[Any]) -> Iterable[list[Any]]:
-    """The rows of each port, in the order of its addresses."""
+    """The rows of each port."""
     found: dict[str, list[Any]] = {}
     for row in rows:
         of_one = found.get(row[0])
@@ -310,13 +311,12 @@ def _by_port(rows: Iterable[Any]) -> Iterable[list[Any]]:
             found[row[0]] = [row]
         else:
             of_one.append(row)
-            of_one.sort(key=_POSITION)
     return found.values()
 
 
 def _fixed_ips(of_one: list[Any]) -> tuple[base.FixedIP, ...]:
     if len(of_one) > 1:
-        return tuple([_make_fixed_ip(row[-2], row[-1]) for row in of_one])
+        return tuple([_make_fixed_ip(row[-2], row[-1]) for row in sorted(of_one, key=_POSITION)])
     # Most have one, and are spared the loop.
     row = of_one[0]
     return () if row[-1] is None else (_make_fixed_ip(row[-2], row[-1]),)
