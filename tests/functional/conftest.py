@@ -14,11 +14,11 @@ import pytest
 import webtest
 
 from os_interface_ext import conf as config
-from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
 from os_interface_ext.extension import Extension
 from os_interface_ext.inventory import loader
 from os_interface_ext.middleware.static_tokens import StaticTokens
+from tests import migrated
 
 DATA = pathlib.Path(__file__).parent.parent / 'data' / 'conformance'
 _NAMES = json.loads((DATA / 'names.json').read_text())
@@ -82,8 +82,7 @@ Build = Callable[..., World]
 def _template(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A database with the starting state, made once."""
     path = tmp_path_factory.mktemp('template') / 'osif.sqlite'
-    database = Database.of(config.new([], database={'connection': f'sqlite:///{path}'}))
-    schema.upgrade(database)
+    database = migrated.database_of(config.new([], database={'connection': f'sqlite:///{path}'}))
     text = (DATA / 'inventory.yaml').read_text()
     with database.write() as connection:
         loader.load(connection, loader.parse(text, 'inventory.yaml'))

@@ -14,16 +14,18 @@ import sqlalchemy as sa
 import webtest
 
 from os_interface_ext import conf as config
-from os_interface_ext.db import schema
 from os_interface_ext.db.engine import Database
 from os_interface_ext.inventory import tables
 from os_interface_ext.standalone import app, seed
+from tests import migrated
 from tests.integration.conftest import INVENTORY, NAMES, RECORDED, TOKENS
 
 PROJECT = '9ccb04b696f5579493303111e43a46d8'
 QUOTA_PROJECT = 'f29d4c28d54a5ab9b0b872dcf0fb6c99'
 MEMBER, READER, STRANGER, ADMIN = (TOKENS[name] for name in ('a_member', 'a_reader', 'b_member', 'admin'))
 SERVER = NAMES['srv_active']
+#: Parsed by the first test that asks for it.
+FILE = seed.InventoryFile(INVENTORY)
 
 
 class Controller:
@@ -56,11 +58,9 @@ class Controller:
 @pytest.fixture
 def controller(tmp_path: pathlib.Path) -> Iterator[Controller]:
     conf = config.new([], database={'connection': f'sqlite:///{tmp_path}/osif.sqlite'})
-    database = Database.of(conf)
-    schema.upgrade(database)
-    file = seed.InventoryFile(INVENTORY)
-    seed.prepare(database, file, replace=False)
-    yield Controller(database, app.create(conf, file))
+    database = migrated.database_of(conf)
+    seed.prepare(database, FILE, replace=False)
+    yield Controller(database, app.create(conf, FILE))
     database.dispose()
 
 

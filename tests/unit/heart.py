@@ -22,11 +22,12 @@ from os_interface_ext.attachments.states import State
 from os_interface_ext.attachments.stepper import Stepper
 from os_interface_ext.attachments.store import Record, Store
 from os_interface_ext.context import RequestContext
-from os_interface_ext.db import schema, tables
+from os_interface_ext.db import tables
 from os_interface_ext.db.engine import Database
 from os_interface_ext.drivers import base
 from os_interface_ext.testing.faults import Faults, wrap
 from os_interface_ext.testing.memory import MemoryCloud
+from tests import migrated
 
 PROJECT = 'project-a'
 CTXT = RequestContext(user_id='user', project_id=PROJECT, roles=['member', 'reader'])
@@ -87,11 +88,9 @@ class World:
             # By itself nothing becomes due again while a test runs; `expire` has it due.
             reconciler={'grace': 0.0, 'backoff': 60.0, 'backoff_cap': 60.0} | options,
         )
-        self.database = Database.of(self.conf)
+        self.database = _hurry(migrated.database_of(self.conf))
         self._spare: list[Database] = []
         self._lent: list[Database] = []
-        _hurry(self.database)
-        schema.upgrade(self.database)
         self.begin()
 
     def begin(self) -> None:

@@ -14,10 +14,9 @@ from os_interface_ext import conf as config
 from os_interface_ext import deploy, exceptions
 from os_interface_ext.attachments.manager import AttachRequest
 from os_interface_ext.attachments.states import State
-from os_interface_ext.db import schema
-from os_interface_ext.db.engine import Database
 from os_interface_ext.drivers import base
 from os_interface_ext.extension import Extension
+from tests import migrated
 from tests.unit.test_manager import CTXT, PROJECT, Cloud, raising
 
 
@@ -65,7 +64,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: pathlib.Path) -> World:
     conf = config.new([], database={'connection': f'sqlite:///{tmp_path}/osif.sqlite'})
-    schema.upgrade(Database.of(conf))
+    migrated.database_of(conf)
     cloud = HostCloud(conf)
     extension = Extension(conf, server_driver=cloud, network_driver=cloud, vif_driver=cloud)
     return World(cloud, extension.parts, cloud.add_server(PROJECT), cloud.add_network(PROJECT).id)

@@ -12,11 +12,11 @@ from oslo_config import cfg
 from os_interface_ext import conf as configuration
 from os_interface_ext import context, exceptions
 from os_interface_ext.db.engine import Database, DatabaseError
-from os_interface_ext.db.tables import metadata
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.networks.sql import SQLNetworkDriver
 from os_interface_ext.drivers.servers.sql import SQLServerDriver
 from os_interface_ext.inventory import callers, loader, schemas, tables
+from tests import migrated
 
 DEMO = pathlib.Path(__file__).parents[2] / 'etc' / 'os-interface-ext' / 'demo-inventory.yaml'
 
@@ -34,11 +34,9 @@ CONTEXT = context.service_context()
 @pytest.fixture
 def conf(empty_database_url: str) -> Iterator[cfg.ConfigOpts]:
     conf = configuration.new([], database={'connection': empty_database_url})
-    engine = Database.of(conf).engine
-    metadata.drop_all(engine)
-    metadata.create_all(engine)
+    database = migrated.database_of(conf)
     yield conf
-    Database.of(conf).dispose()
+    database.dispose()
 
 
 def document(**sections: list[dict]) -> dict:

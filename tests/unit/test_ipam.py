@@ -19,11 +19,11 @@ from os_interface_ext import conf as configuration
 from os_interface_ext import exceptions
 from os_interface_ext.context import RequestContext
 from os_interface_ext.db.engine import Database
-from os_interface_ext.db.tables import metadata
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.networks.sql import SQLNetworkDriver
 from os_interface_ext.inventory import ipam, loader
 from os_interface_ext.testing.networks import listing
+from tests import migrated
 
 FENCE = base.Fence(1, float('inf'))
 PAST = base.Fence(1, float('-inf'))
@@ -122,10 +122,8 @@ INVENTORY = loader.parse(
 @pytest.fixture
 def database(empty_database_url: str) -> Iterator[Database]:
     conf = configuration.new([], database={'connection': empty_database_url})
-    database = Database.of(conf)
+    database = migrated.database_of(conf)
     database.conf = conf  # type: ignore[attr-defined]
-    metadata.drop_all(database.engine)
-    metadata.create_all(database.engine)
     with database.write() as connection:
         loader.load(connection, INVENTORY)
     yield database

@@ -19,10 +19,11 @@ from os_interface_ext.attachments.states import Reason, State
 from os_interface_ext.attachments.stepper import Stepper
 from os_interface_ext.attachments.store import Record, Store
 from os_interface_ext.context import RequestContext
-from os_interface_ext.db import schema, tables
+from os_interface_ext.db import tables
 from os_interface_ext.db.engine import Database
 from os_interface_ext.drivers import base
 from os_interface_ext.testing.memory import MemoryCloud
+from tests import migrated
 
 PROJECT = 'project-a'
 CTXT = RequestContext(user_id='user', project_id=PROJECT, roles=['member', 'reader'])
@@ -112,8 +113,7 @@ class Setting:
 @pytest.fixture
 def setting(empty_database_url: str) -> Iterator[Setting]:
     conf = config.new([], database={'connection': empty_database_url})
-    database = Database.of(conf)
-    schema.upgrade(database)
+    database = migrated.database_of(conf)
     cloud = Cloud(conf)
     server, other = (cloud.add_server(PROJECT) for _ in range(2))
     network = cloud.add_network(PROJECT)

@@ -16,10 +16,11 @@ from os_interface_ext import conf as config
 from os_interface_ext import exceptions
 from os_interface_ext.attachments.states import State
 from os_interface_ext.attachments.store import Store
-from os_interface_ext.db import engine, errors, schema, tables
+from os_interface_ext.db import engine, errors, tables
 from os_interface_ext.db.engine import Database
 from os_interface_ext.db.prepared import Connection
 from os_interface_ext.inventory import transactions
+from tests import migrated
 
 SUSPECT = tables.suspects.insert().values(first_seen=1.0)
 
@@ -27,8 +28,7 @@ SUSPECT = tables.suspects.insert().values(first_seen=1.0)
 @pytest.fixture
 def database(tmp_path: pathlib.Path) -> Iterator[Database]:
     url = f'sqlite:///{tmp_path}/osif.sqlite'
-    database = Database(config.new([], database={'connection': url, 'busy_timeout': 0.1}))
-    schema.upgrade(database)
+    database = migrated.database_of(config.new([], database={'connection': url, 'busy_timeout': 0.1}))
     yield database
     database.dispose()
 
