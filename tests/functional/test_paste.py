@@ -138,7 +138,7 @@ def keystone() -> Iterator[str]:
             pass
 
     with simple_server.make_server('127.0.0.1', 0, app, handler_class=Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f'http://127.0.0.1:{server.server_port}/v3'
         server.shutdown()
@@ -640,6 +640,7 @@ def test_a_wrong_start_of_the_whole_pipeline(
     check_one_line(result, expected)
 
 
+@pytest.mark.service
 def test_keystonemiddleware_is_not_installed(configure: Configure) -> None:
     code = "import sys\nsys.modules['keystonemiddleware'] = None\n" + textwrap.dedent(WSGI)
     result = run(code, str(configure()))

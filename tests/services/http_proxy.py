@@ -50,7 +50,7 @@ class Proxy:
 
         self._server = _Server(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self._server.server_address[1]}'
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
         self._server.shutdown()

@@ -1,6 +1,7 @@
 """The rules of the house: who may import whom, and what the core may cost."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -64,6 +65,7 @@ def modules() -> list[tuple[str, pathlib.Path]]:
     return found
 
 
+@functools.cache
 def imports(path: pathlib.Path) -> set[str]:
     """The modules of this package that a file imports, without the package's name."""
     found = set()
@@ -114,6 +116,7 @@ def test_drivers_import_no_other_driver() -> None:
                 assert name.endswith('.sql'), f'{name} must not import the inventory'
 
 
+@pytest.mark.service
 def test_the_core_imports_no_heavy_library() -> None:
     code = (
         'import sys, os_interface_ext.extension, os_interface_ext.wsgi.paste\n'

@@ -126,8 +126,8 @@ class Host:
     def __post_init__(self) -> None:
         self.restart()
 
-    def restart(self) -> None:
-        self.agent = Agent('host-1', self.nics, self.records, patience=5.0)
+    def restart(self, patience: float = 5.0) -> None:
+        self.agent = Agent('host-1', self.nics, self.records, patience=patience)
 
     def in_time(self, seconds: float = 60.0) -> Moment:
         now = self.agent.now()
@@ -256,6 +256,7 @@ def test_ports_do_not_wait_for_each_other(host: Host) -> None:
 
 
 def test_who_waits_too_long_for_a_turn_does_nothing(host: Host) -> None:
+    host.restart(patience=0.1)
     host.records.holding[order()] = 30.0
     host.send(order())
     host.nics.pause.clear()
@@ -761,6 +762,7 @@ def test_an_agent_that_plugs_nothing_is_refused(tmp_path: pathlib.Path) -> None:
         service.Service(conf_of(tmp_path))
 
 
+@pytest.mark.service
 def test_the_agents_command(tmp_path: pathlib.Path) -> None:
     ended = _agent('--config-file', str(tmp_path / 'absent'))
     assert ended.returncode == 1
@@ -818,6 +820,7 @@ with test_rpc.running(test_rpc.conf_of(pathlib.Path(sys.argv[1]))) as bench:
 """
 
 
+@pytest.mark.service
 @pytest.mark.parametrize('code', [_FORKED, _NO_EVENTLET], ids=['a transport for each process', 'no eventlet'])
 def test_in_a_process_of_its_own(tmp_path: pathlib.Path, code: str) -> None:
     root = pathlib.Path(__file__).parents[2]
