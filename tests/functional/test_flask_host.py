@@ -484,6 +484,7 @@ print(json.dumps({'answers': answers, 'changed': changed}))
 """
 
 
+@pytest.mark.service
 def test_nothing_global_is_touched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     # The environment that oslo.config reads by default is the host's too.
     monkeypatch.setenv('OS_OS_INTERFACE__VIF_DRIVER', 'of-the-host')

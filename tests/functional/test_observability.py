@@ -283,6 +283,7 @@ def count(directory: pathlib.Path, times: int, *more: str) -> subprocess.Popen[s
     )
 
 
+@pytest.mark.service
 def test_what_the_dead_have_counted_is_kept_and_folded(tmp_path: pathlib.Path) -> None:
     shelf = Shelf(str(tmp_path))
     shelf.add([('a', 1.0)])
@@ -300,6 +301,7 @@ def test_what_the_dead_have_counted_is_kept_and_folded(tmp_path: pathlib.Path) -
     assert len(list(tmp_path.glob('*.mmap'))) == 1
 
 
+@pytest.mark.service
 def test_a_crash_while_folding_doubles_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert count(tmp_path, 7, 'killed').wait() == -signal.SIGKILL
     shelf = Shelf(str(tmp_path))
@@ -313,6 +315,7 @@ def test_a_crash_while_folding_doubles_nothing(tmp_path: pathlib.Path, monkeypat
     assert shelf.totals() == {'a': 7.0, 'b': 3.5}
 
 
+@pytest.mark.service
 def test_a_fork_counts_for_itself(tmp_path: pathlib.Path) -> None:
     shelf = Shelf(str(tmp_path))
     shelf.add([('a', 1.0)])
@@ -513,6 +516,7 @@ logging.getLogger('library').info('not told')
 """
 
 
+@pytest.mark.service
 @pytest.mark.parametrize(('flag', 'text'), [('json', ''), ('', 'use_json = true'), ('', '')])
 def test_json_on_demand_in_our_own_processes(tmp_path: pathlib.Path, flag: str, text: str) -> None:
     path = tmp_path / 'file.conf'
@@ -531,6 +535,7 @@ def test_json_on_demand_in_our_own_processes(tmp_path: pathlib.Path, flag: str, 
         assert re.fullmatch(form, line)
 
 
+@pytest.mark.service
 def test_a_wrong_option_of_the_log_is_one_line(tmp_path: pathlib.Path) -> None:
     path = tmp_path / 'file.conf'
     path.write_text('[DEFAULT]\nlog_config_append = /nowhere\n')

@@ -59,6 +59,7 @@ def doctor(world: World, **variables: str) -> tuple[int, str]:
     return at_a_terminal('os_interface_ext.cmd.main', 'doctor', '--database', url, **variables)
 
 
+@pytest.mark.service
 def test_a_table_as_wide_as_the_terminal_in_colours(world: World) -> None:
     status, shown = doctor(world)
     assert status == 1
@@ -74,6 +75,7 @@ def test_a_table_as_wide_as_the_terminal_in_colours(world: World) -> None:
     assert len(plain) > 19
 
 
+@pytest.mark.service
 @pytest.mark.parametrize('variables', [{'NO_COLOR': '1'}, {'TERM': 'dumb'}], ids=str)
 def test_no_colours_where_they_are_not_wanted(world: World, variables: dict[str, str]) -> None:
     _, shown = doctor(world, **variables)
@@ -81,6 +83,7 @@ def test_no_colours_where_they_are_not_wanted(world: World, variables: dict[str,
     assert 'Checks (17)' in shown
 
 
+@pytest.mark.service
 def test_records(world: World) -> None:
     assert world.attach(net_id='net1').status_int == 200
     url = world.conf.database.connection
@@ -106,6 +109,7 @@ def read_ids(url: str) -> str:
     return json.dumps([one['server_id'] for one in found])
 
 
+@pytest.mark.service
 def test_progress_of_the_reconciler(world: World) -> None:
     assert world.attach(net_id='net1').status_int == 200
     url = world.conf.database.connection

@@ -81,6 +81,7 @@ def test_the_sample_of_the_configuration_is_that_of_the_code(tmp_path: pathlib.P
     assert ours <= set(blocks(written))
 
 
+@pytest.mark.service
 def test_the_sample_of_the_policy_is_that_of_the_code(tmp_path: pathlib.Path) -> None:
     made = tmp_path / 'sample'
     command = [SCRIPTS / 'oslopolicy-sample-generator', '--namespace', 'os-interface-ext', '--output-file', made]
@@ -95,6 +96,7 @@ def test_the_sample_as_it_is_changes_nothing() -> None:
             assert conf[group][name] == config.new([])[group][name]
 
 
+@pytest.mark.service
 def test_options_of_drivers_are_told_without_their_libraries() -> None:
     code = (
         'import sys\n'

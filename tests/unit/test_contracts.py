@@ -737,6 +737,7 @@ def test_the_suites_under_pytest(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(['*override the fixture `backend`: it gives a ServerBackend*'])
 
 
+@pytest.mark.service
 def test_a_failed_assertion_of_a_suite_shows_its_values(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(THIRD_PARTY)
     result = pytester.runpytest_subprocess('-k', 'TestBroken and tells_the_server')
@@ -744,6 +745,7 @@ def test_a_failed_assertion_of_a_suite_shows_its_values(pytester: pytest.Pyteste
     result.stdout.fnmatch_lines(['*assert Server(id=*) == Server(id=*'])
 
 
+@pytest.mark.service
 def test_the_package_needs_no_pytest_outside_of_the_suites(pytester: pytest.Pytester) -> None:
     result = pytester.run(
         sys.executable,

@@ -13,14 +13,14 @@ import pytest
 
 from os_interface_ext import conf as config
 from os_interface_ext import exceptions
-from os_interface_ext.db import schema, tables
-from os_interface_ext.db.engine import Database
+from os_interface_ext.db import tables
 from os_interface_ext.drivers import base
 from os_interface_ext.drivers.networks.sql import SQLNetworkDriver
 from os_interface_ext.drivers.servers.sql import SQLServerDriver
 from os_interface_ext.drivers.vifs.noop import NoopVIFDriver
 from os_interface_ext.testing import faults, memory, networks, servers, vifs
 from os_interface_ext.testing.faults import Faults, FileVIFDriver, wrap
+from tests import migrated
 from tests.unit.fakes import cloud_of, network_backend, server_backend, vif_backend
 
 
@@ -168,6 +168,7 @@ def test_a_delay_lasts_until_its_event() -> None:
     assert not thread.is_alive()
 
 
+@pytest.mark.service
 @pytest.mark.parametrize('action', ['kill', 'delay=0.01', 'hang'])
 def test_a_process_that_is_killed_or_hangs(action: str) -> None:
     code = (
@@ -189,8 +190,7 @@ def test_a_process_that_is_killed_or_hangs(action: str) -> None:
 
 
 def test_commits_are_points(tmp_path: pathlib.Path) -> None:
-    database = Database(config.new([], database={'connection': f'sqlite:///{tmp_path}/osif.sqlite'}))
-    schema.upgrade(database)
+    database = migrated.database_of(config.new([], database={'connection': f'sqlite:///{tmp_path}/osif.sqlite'}))
     subject = Faults()
     subject.watch(database)
     insert = tables.suspects.insert().values(first_seen=1.0)

@@ -24,8 +24,7 @@ from os_interface_ext.attachments.reconciler import Reconciler
 from os_interface_ext.attachments.states import Reason, State
 from os_interface_ext.attachments.stepper import Stepper
 from os_interface_ext.attachments.store import Record, Store
-from os_interface_ext.db import schema
-from os_interface_ext.db.engine import Database
+from tests import migrated
 from tests.unit.test_manager import CTXT, PROJECT, Cloud, raising
 
 PATIENCE = 30.0
@@ -77,9 +76,8 @@ def world(tmp_path: pathlib.Path) -> World:
         database={'connection': f'sqlite:///{tmp_path}/osif.sqlite'},
         reconciler={'stuck_attempts': 3, 'backoff': 0.01, 'backoff_cap': 0.01},
     )
-    schema.upgrade(Database.of(conf))
+    store = Store(migrated.database_of(conf), lease=30.0)
     cloud = Cloud(conf)
-    store = Store(Database.of(conf), lease=30.0)
     ear = Ear(store)
     told = Listeners({'ear': ear})
     stepper = Stepper(store, cloud, cloud, cloud, backoff=0.01, backoff_cap=0.01, stuck_attempts=3, listeners=told)
@@ -217,6 +215,7 @@ def test_a_slow_listener_keeps_nobody_waiting(
     assert 'listener slow is too slow and is not told: stuck' in caplog.text
 
 
+@pytest.mark.service
 def test_a_fork_has_a_thread_of_its_own() -> None:
     reader, writer = os.pipe()
     told = Listeners({'pipe': lambda event, _: os.write(writer, f'{os.getpid()} '.encode())})
@@ -279,7 +278,7 @@ def test_the_broken_are_left_out_with_a_warning(
 
 def test_the_assembled_parts_have_the_listeners(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conf = config.new([], database={'connection': f'sqlite:///{tmp_path}/osif.sqlite'})
-    schema.upgrade(Database.of(conf))
+    migrated.database_of(conf)
     heard: list[str] = []
     told = Listeners({'one': lambda event, _: heard.append(event)})
     monkeypatch.setattr(listeners, 'load', lambda _conf: told)

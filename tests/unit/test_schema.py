@@ -85,6 +85,7 @@ def test_the_clock_of_the_database_goes(database: Database) -> None:
     assert 1.7e9 < first <= second
 
 
+@pytest.mark.service
 def test_a_look_at_the_schema_keeps_the_locks_of_this_process(tmp_path: pathlib.Path) -> None:
     # POSIX: closing any descriptor of a file drops all locks of the process on it. SQLite in another process
     # would then believe that it is alone, and delete the WAL that is in use here.
