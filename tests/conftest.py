@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -24,9 +24,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker('service') is not None)
 
 
-def pytest_collection_finish() -> None:
-    # What has been imported and collected lives to the end: the collector need not look through it time and again.
-    gc.freeze()
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    # What is imported and collected lives to the end: the collector need not look through it time and again.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _running(context: contextlib.AbstractContextManager[Something]) -> Iterator[Something]:
