@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 from os_interface_ext import conf as config
 from os_interface_ext.conf import libvirt as libvirt_options
 from os_interface_ext.drivers import base
-from os_interface_ext.testing import contract
+from tests.integration.vifs import plugging
 from tests.services.libvirt import guest, proxy
 from tests.services.libvirt.hypervisor import LINUX_BRIDGE, OVS_BRIDGE, Hypervisor
 
@@ -174,21 +173,7 @@ def machine(_machine: Machine) -> Iterator[Machine]:
     assert _machine.hypervisor.taps() == set()
 
 
-_numbers = itertools.count(10)
-
-
-def make_port(server: base.Server, **fields: Any) -> base.Port:
-    number = next(_numbers)
-    values: dict[str, Any] = {
-        'id': str(uuid.uuid4()),
-        'network_id': NETWORK,
-        'mac_address': f'fa:16:3e:00:{number >> 8:02x}:{number & 0xFF:02x}',
-        'project_id': server.project_id,
-        'fixed_ips': (base.FixedIP('v4', f'10.34.{number >> 8}.{number & 0xFF}', 20),),
-        'device_id': server.id,
-        'mtu': MTU,
-    }
-    return base.Port(**values | fields)
+make_port = plugging.makes_ports('10.34.0.0/20', network_id=NETWORK, mtu=MTU)
 
 
 def foreign(machine: Machine, server: base.Server, more: str) -> None:
@@ -200,15 +185,3 @@ def foreign(machine: Machine, server: base.Server, more: str) -> None:
     )
     both = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
     machine.domain(server).attachDeviceFlags(description, both)
-
-
-def plug(driver: base.VIFDriver, server: base.Server, port: base.Port) -> dict[str, Any]:
-    return driver.plug(contract.member(server), server, port, contract.fence())
-
-
-def unplug(driver: base.VIFDriver, server: base.Server, port_id: str) -> None:
-    driver.unplug(contract.member(server), server, port_id, {}, contract.fence())
-
-
-def plugged(driver: base.VIFDriver, server: base.Server) -> set[str]:
-    return driver.plugged(contract.member(server), server)

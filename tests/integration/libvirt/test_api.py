@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import json
 import pathlib
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -29,10 +27,12 @@ from os_interface_ext.standalone import app as standalone
 from os_interface_ext.testing import contract
 from tests.integration.conftest import Start, environment, wait_until
 from tests.integration.vifs import namespaces
+from tests.integration.vifs.plugging import plug, unplug
+from tests.integration.vifs.stopwatch import Stopwatch
 from tests.services.libvirt import proxy
 from tests.services.libvirt.hypervisor import GATEWAY, LINUX_BRIDGE, PREFIX
 
-from .conftest import MTU, NETWORK, OTHER_PROJECT, PROJECT, Machine, foreign, make_port, plug, unplug
+from .conftest import MTU, NETWORK, OTHER_PROJECT, PROJECT, Machine, foreign, make_port
 
 pytestmark = pytest.mark.service
 
@@ -397,14 +397,8 @@ def test_the_reconciler_in_a_process_of_its_own(
 def test_cycles(machine: Machine, cloud_of: Callable[..., Cloud], request: pytest.FixtureRequest) -> None:
     """Each leaves nothing; how long they take is told, not judged."""
     cloud, (server, _) = cloud_of(unplug_wait=10.0), machine.servers
-    guest, times = machine.guest(server), collections.defaultdict[str, list[float]](list)
-
-    @contextlib.contextmanager
-    def timed(what: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        times[what].append(1000 * (time.perf_counter() - begun))
-
+    guest, stopwatch = machine.guest(server), Stopwatch()
+    timed = stopwatch.timed
     drivers = {'': machine.driver(), ' with events': machine.driver(is_own_process=True)}
     for number in range(CYCLES):
         which, driver = list(drivers.items())[number % 2]
@@ -424,7 +418,4 @@ def test_cycles(machine: Machine, cloud_of: Callable[..., Cloud], request: pytes
         assert machine.everywhere(server) == []
         assert machine.hypervisor.taps() == set()
         assert guest.nics() == {}
-    capture = request.config.pluginmanager.getplugin('capturemanager')
-    with capture.global_and_fixture_disabled():
-        medians = ', '.join(f'{what} {statistics.median(values):.0f}' for what, values in times.items())
-        print(f'\nlibvirt, medians of {CYCLES} in ms: {medians}')
+    stopwatch.show(request, 'libvirt')

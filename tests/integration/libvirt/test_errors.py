@@ -16,10 +16,11 @@ from os_interface_ext import exceptions
 from os_interface_ext.conf import libvirt as libvirt_options
 from os_interface_ext.drivers import base
 from os_interface_ext.testing import contract
+from tests.integration.vifs.plugging import plug, plugged, unplug
 from tests.services import databases
 from tests.services.libvirt import library
 
-from .conftest import make_port, metadata, plug, plugged, unplug
+from .conftest import make_port, metadata
 
 pytestmark = pytest.mark.service
 

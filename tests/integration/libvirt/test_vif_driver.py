@@ -20,12 +20,13 @@ from os_interface_ext import exceptions
 from os_interface_ext.drivers import base
 from os_interface_ext.testing import contract
 from tests.integration.conftest import wait_until
+from tests.integration.vifs.plugging import plug, plugged, unplug
 from tests.services import databases
 from tests.services.libvirt import guest, proxy
 from tests.services.libvirt.hypervisor import LINUX_BRIDGE, OVS_BRIDGE, Hypervisor
 from tests.services.openvswitch import OpenVSwitch
 
-from .conftest import MTU, OVS_NETWORK, Machine, foreign, make_port, plug, plugged, unplug
+from .conftest import MTU, OVS_NETWORK, Machine, foreign, make_port
 
 pytestmark = pytest.mark.service
 

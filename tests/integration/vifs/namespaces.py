@@ -17,6 +17,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import pytest
+
 T = TypeVar('T')
 
 _NAMESPACES = '/run/netns'
@@ -24,8 +26,14 @@ _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def missing() -> str | None:
-    """Why no namespace can be made on this machine; None: they can."""
+def require() -> None:
+    """Skip what asks where no namespace can be made."""
+    missing = _missing()
+    if missing is not None:
+        pytest.skip(missing)
+
+
+def _missing() -> str | None:
     if os.geteuid() != 0:
         return 'network namespaces are made by root'
     if shutil.which('ip') is None:

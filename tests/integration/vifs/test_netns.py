@@ -13,7 +13,6 @@ import os
 import pathlib
 import resource
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -40,7 +39,9 @@ from os_interface_ext.testing import contract, vifs
 from os_interface_ext.testing.faults import Faults, kill
 from tests.integration import matrix, test_crash_matrix
 from tests.integration.conftest import Start
-from tests.integration.vifs import namespaces, zygote
+from tests.integration.vifs import namespaces, plugging, zygote
+from tests.integration.vifs.plugging import plug, unplug
+from tests.integration.vifs.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.service
 
@@ -53,9 +54,7 @@ MTU = 1420
 
 @pytest.fixture(scope='module', autouse=True)
 def _possible() -> None:
-    missing = namespaces.missing()
-    if missing is not None:
-        pytest.skip(missing)
+    namespaces.require()
 
 
 @dataclasses.dataclass
@@ -91,32 +90,7 @@ def machine(tmp_path: pathlib.Path) -> Iterator[Machine]:
         yield Machine(host, (first, second), options)
 
 
-_numbers = itertools.count(10)
-
-
-def make_port(server: base.Server, **fields: Any) -> base.Port:
-    number = next(_numbers)
-    values: dict[str, Any] = {
-        'id': str(uuid.uuid4()),
-        'network_id': NETWORK,
-        'mac_address': f'fa:16:3e:00:{number >> 8:02x}:{number & 0xFF:02x}',
-        'project_id': server.project_id,
-        'fixed_ips': (
-            base.FixedIP('v4', f'10.31.{number >> 8}.{number & 0xFF}', 16),
-            base.FixedIP('v6', f'fd31::{number:x}', 64),
-        ),
-        'device_id': server.id,
-        'mtu': MTU,
-    }
-    return base.Port(**values | fields)
-
-
-def plug(driver: base.VIFDriver, server: base.Server, port: base.Port) -> dict[str, Any]:
-    return driver.plug(contract.member(server), server, port, contract.fence())
-
-
-def unplug(driver: base.VIFDriver, server: base.Server, port_id: str) -> None:
-    driver.unplug(contract.member(server), server, port_id, {}, contract.fence())
+make_port = plugging.makes_ports('10.31.0.0/16', 'fd31::/64', network_id=NETWORK, mtu=MTU)
 
 
 # ---------------------------------------------------------------------- the contract
@@ -650,13 +624,8 @@ def _held() -> dict[str, int]:
 
 def test_cycles_without_growth(machine: Machine, call: Call, request: pytest.FixtureRequest) -> None:
     driver, (server, other) = machine.driver(), machine.servers
-    times: dict[str, list[float]] = collections.defaultdict(list)
-
-    @contextlib.contextmanager
-    def timed(what: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        times[what].append(1000 * (time.perf_counter() - begun))
+    stopwatch = Stopwatch()
+    timed = stopwatch.timed
 
     def cycle(beside: str = '') -> None:
         port = make_port(server)
@@ -684,10 +653,7 @@ def test_cycles_without_growth(machine: Machine, call: Call, request: pytest.Fix
         assert machine.links() == there
     unplug(driver, other, kept.id)
     assert _held() == held
-    capture = request.config.pluginmanager.getplugin('capturemanager')
-    with capture.global_and_fixture_disabled():
-        medians = ', '.join(f'{what} {statistics.median(values):.1f}' for what, values in times.items())
-        print(f'\nnetns, medians of {CYCLES} in ms: {medians}')
+    stopwatch.show(request, 'netns')
 
 
 # ---------------------------------------------------------------------- the crash matrix

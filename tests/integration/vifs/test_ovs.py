@@ -13,7 +13,6 @@ import os
 import pathlib
 import signal
 import socket
-import statistics
 import struct
 import subprocess
 import sys
@@ -37,7 +36,9 @@ from os_interface_ext.drivers.vifs import ovs
 from os_interface_ext.inventory import loader
 from os_interface_ext.standalone import app as standalone
 from os_interface_ext.testing import contract, vifs
-from tests.integration.vifs import namespaces
+from tests.integration.vifs import namespaces, plugging
+from tests.integration.vifs.plugging import plug, plugged, unplug
+from tests.integration.vifs.stopwatch import Stopwatch
 from tests.services import databases, openvswitch
 
 pytestmark = pytest.mark.service
@@ -53,11 +54,9 @@ _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
 
 @pytest.fixture(scope='module')
 def switch() -> Iterator[openvswitch.OpenVSwitch]:
-    missing = namespaces.missing()
-    if missing is None and not os.path.exists('/dev/net/tun'):
-        missing = 'this machine has no tap devices'
-    if missing is not None:
-        pytest.skip(missing)
+    namespaces.require()
+    if not os.path.exists('/dev/net/tun'):
+        pytest.skip('this machine has no tap devices')
     with contextlib.ExitStack() as stack:
         host = f'osif-host-{uuid.uuid4().hex[:8]}'
         stack.enter_context(namespaces.made(host))
@@ -134,33 +133,7 @@ def machine(switch: openvswitch.OpenVSwitch, request: pytest.FixtureRequest) -> 
 
 only_tap = pytest.mark.parametrize('machine', ['tap'], indirect=True)
 only_veth = pytest.mark.parametrize('machine', ['veth'], indirect=True)
-_numbers = itertools.count(10)
-
-
-def make_port(server: base.Server, **fields: Any) -> base.Port:
-    number = next(_numbers)
-    values: dict[str, Any] = {
-        'id': str(uuid.uuid4()),
-        'network_id': NETWORK,
-        'mac_address': f'fa:16:3e:00:{number >> 8:02x}:{number & 0xFF:02x}',
-        'project_id': server.project_id,
-        'device_id': server.id,
-        'mtu': MTU,
-        'vif_type': 'ovs',
-    }
-    return base.Port(**values | fields)
-
-
-def plug(driver: base.VIFDriver, server: base.Server, port: base.Port) -> dict[str, Any]:
-    return driver.plug(contract.member(server), server, port, contract.fence())
-
-
-def unplug(driver: base.VIFDriver, server: base.Server, port_id: str) -> None:
-    driver.unplug(contract.member(server), server, port_id, {}, contract.fence())
-
-
-def plugged(driver: base.VIFDriver, server: base.Server) -> set[str]:
-    return driver.plugged(contract.member(server), server)
+make_port = plugging.makes_ports(network_id=NETWORK, mtu=MTU, vif_type='ovs')
 
 
 # ---------------------------------------------------------------------- the contract
@@ -819,18 +792,16 @@ def test_through_the_api(machine: Machine, tmp_path: pathlib.Path, request: pyte
     body = {'interfaceAttachment': {'net_id': NETWORK}}
     tagged = {'interfaceAttachment': {'net_id': NETWORK, 'tag': 'nic'}}
     application.post_json(path, tagged, headers=headers, status=400)
-    times: dict[str, list[float]] = {'POST': [], 'DELETE': []}
+    stopwatch = Stopwatch()
     for _ in range(10):
-        begun = time.perf_counter()
-        attachment = application.post_json(path, body, headers=headers).json['interfaceAttachment']
-        times['POST'].append(1000 * (time.perf_counter() - begun))
+        with stopwatch.timed('POST'):
+            attachment = application.post_json(path, body, headers=headers).json['interfaceAttachment']
         assert machine.nics(server) == [attachment['port_id']]
         (row,) = machine.switch.interfaces().values()
         assert row['external_ids']['attached-mac'] == attachment['mac_addr']
         assert machine.links()[row['name']]['mtu'] == MTU
-        begun = time.perf_counter()
-        application.delete(f'{path}/{attachment["port_id"]}', headers=headers, status=202)
-        times['DELETE'].append(1000 * (time.perf_counter() - begun))
+        with stopwatch.timed('DELETE'):
+            application.delete(f'{path}/{attachment["port_id"]}', headers=headers, status=202)
         application.get(f'{path}/{attachment["port_id"]}', headers=headers, status=404)
         machine.assert_empty()
     application.post_json(path, {'interfaceAttachment': {'net_id': NETWORK}}, headers=headers)
@@ -843,7 +814,7 @@ def test_through_the_api(machine: Machine, tmp_path: pathlib.Path, request: pyte
     with machine.switch.silent(machine.switch.switch):
         application.post_json(path, body, headers=headers, status=503)
     database.dispose()
-    _show(request, 'ovs (tap) through the API', times)
+    stopwatch.show(request, 'ovs (tap) through the API')
 
 
 # ---------------------------------------------------------------------- nothing is left of the tests
@@ -906,24 +877,18 @@ def _held_now(machine: Machine) -> dict[str, int]:
 
 def test_cycles_without_growth(machine: Machine, request: pytest.FixtureRequest) -> None:
     driver, (server, _) = machine.driver(), machine.servers
-    times: dict[str, list[float]] = {'plug': [], 'plug again': [], 'unplug': []}
+    stopwatch = Stopwatch()
     held: dict[str, int] = {}
     for number in range(CYCLES):
         port = make_port(server)
-        for what, values in times.items():
-            begun = time.perf_counter()
-            unplug(driver, server, port.id) if what == 'unplug' else plug(driver, server, port)
-            values.append(1000 * (time.perf_counter() - begun))
+        for what in ('plug', 'plug again'):
+            with stopwatch.timed(what):
+                plug(driver, server, port)
+        with stopwatch.timed('unplug'):
+            unplug(driver, server, port.id)
         assert machine.links() == {}
         if number == CYCLES // 5:
             held = _held(machine)
     machine.assert_empty()
     assert _held(machine) == held
-    _show(request, f'ovs ({machine.options["device"]})', times)
-
-
-def _show(request: pytest.FixtureRequest, what: str, times: dict[str, list[float]]) -> None:
-    capture = request.config.pluginmanager.getplugin('capturemanager')
-    with capture.global_and_fixture_disabled():
-        medians = ', '.join(f'{name} {statistics.median(values):.1f}' for name, values in times.items())
-        print(f'\n{what}, medians in ms: {medians}')
+    stopwatch.show(request, f'ovs ({machine.options["device"]})')

@@ -9,9 +9,7 @@ import dataclasses
 import json
 import pathlib
 import signal
-import statistics
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -33,6 +31,7 @@ from os_interface_ext.drivers.vifs import netns, rpc
 from os_interface_ext.testing import contract, vifs
 from tests.integration.conftest import PATIENCE, Answer, Service, start_serve, wait_until
 from tests.integration.vifs import agents, namespaces, test_netns
+from tests.integration.vifs.stopwatch import Stopwatch
 from tests.integration.vifs.test_netns import BY_NETWORK, MTU, NETWORK, PROJECT, TOKEN, make_port
 from tests.services import proxy
 from tests.services import rabbitmq as rabbitmq_service
@@ -47,9 +46,7 @@ DETACH = {202, 404}
 
 @pytest.fixture(scope='module', autouse=True)
 def _possible() -> None:
-    missing = namespaces.missing()
-    if missing is not None:
-        pytest.skip(missing)
+    namespaces.require()
 
 
 @dataclasses.dataclass
@@ -703,14 +700,8 @@ def test_over_tls(rabbitmq: rabbitmq_service.RabbitMQ, tmp_path: pathlib.Path) -
 
 
 def test_times(site: Site, request: pytest.FixtureRequest) -> None:
-    times: dict[str, list[float]] = collections.defaultdict(list)
-
-    @contextlib.contextmanager
-    def timed(what: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        times[what].append(1000 * (time.perf_counter() - begun))
-
+    stopwatch = Stopwatch()
+    timed = stopwatch.timed
     conf = site.conf()
     driver = rpc.RpcVIFDriver(conf)
     server = site.servers[0]
@@ -739,7 +730,4 @@ def test_times(site: Site, request: pytest.FixtureRequest) -> None:
             driver.unplug(ctxt, server, port.id, {}, held.fence)
         store.drop(held.record, result=False)
     site.nothing_left()
-    capture = request.config.pluginmanager.getplugin('capturemanager')
-    with capture.global_and_fixture_disabled():
-        medians = ', '.join(f'{what} {statistics.median(values):.1f}' for what, values in times.items())
-        print(f'\nrpc with netns, medians of {CYCLES} in ms: {medians}')
+    stopwatch.show(request, 'rpc with netns')
