@@ -99,7 +99,7 @@ def version_header(version: str | None) -> dict[str, str]:
 #: Ids of the cloud, few enough, and often enough the same, for those that belong together to meet.
 KNOWN = {
     'servers': [*['srv_active'] * 6, *['srv_task'] * 3, 'srv_stopped', 'srv_locked', 'srv_b'],
-    'ports': ['p_free', 'p_free2', 'p_active', 'p_active', 'p_free_b', 'p_multi_a'],
+    'ports': [*['p_active'] * 3, 'p_free', 'p_free2', 'p_free_b', 'p_multi_a'],
     'networks': ['net1', 'net1', 'net2', 'net2', 'net_full', 'net_ext', 'net_b'],
     'projects': ['project_a'],
 }
