@@ -33,6 +33,8 @@ class DatabaseServer:
     #: who runs it where the tests are root, which these servers refuse to be
     user: str
     stop_signal = signal.SIGTERM
+    #: for one whose data nobody wants any more: it writes nothing
+    end_signal = signal.SIGKILL
 
     def __init__(self) -> None:
         if not self._find():
@@ -68,10 +70,10 @@ class DatabaseServer:
                     raise
                 time.sleep(0.05)
 
-    def stop(self) -> None:
+    def stop(self, stop_signal: signal.Signals | None = None) -> None:
         """Stop it, breaking what is connected; the data stays."""
         if self._process is not None:
-            self._process.send_signal(self.stop_signal)
+            self._process.send_signal(stop_signal or self.stop_signal)
             try:
                 self._process.wait(PATIENCE)
             finally:
@@ -80,7 +82,7 @@ class DatabaseServer:
 
     def remove(self) -> None:
         """Stop it, and remove all of it."""
-        self.stop()
+        self.stop(self.end_signal)
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder.parent / f'{self.folder.name}.log').unlink(missing_ok=True)
 
@@ -119,8 +121,9 @@ class PostgreSQL(DatabaseServer):
     url_form = 'postgresql+psycopg://osif@127.0.0.1:{port}/{name}'
     user = 'postgres'
     maintenance = 'postgres'
-    # "Fast": clients are cut off.
+    # "Fast": clients are cut off. "Immediate": as if it crashed, but all of its processes at once.
     stop_signal = signal.SIGINT
+    end_signal = signal.SIGQUIT
 
     def _find(self) -> bool:
         found = sorted(glob.glob('/usr/lib/postgresql/*/bin'))
