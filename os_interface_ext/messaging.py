@@ -1,7 +1,9 @@
-"""oslo.messaging with bounds: what is asked is answered or given up in time, whatever the broker does.
+"""oslo.messaging with bounds: calls, and notifications, at a broker that may do whatever it likes.
 
-Transports are made from a configuration object of this project, with oslo.messaging's own options on it
-(``transport_url`` in ``[DEFAULT]``, ``[oslo_messaging_rabbit]``), and in the process that uses them.
+A call is answered or given up in time; a notification is sent by whoever can wait for it. The transports of both
+are made here alone: from a configuration object of this project, with oslo.messaging's own options on it
+(``transport_url`` in ``[DEFAULT]``, ``[oslo_messaging_rabbit]``, ``[oslo_messaging_notifications]``), and in the
+process that uses them.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from importlib import metadata
+from typing import Any, TypeVar
 
 from oslo_config import cfg
 
@@ -23,11 +26,16 @@ with warnings.catch_warnings():
     # It imports eventlet where that is installed, which warns of itself; nothing of it is used.
     warnings.simplefilter('ignore')
     import oslo_messaging
+    from oslo_messaging import opts
     from oslo_messaging.rpc import server
 
 LOG = logs.get(__name__)
 
+T = TypeVar('T')
+
 _RABBIT = 'oslo_messaging_rabbit'
+_NOTIFICATIONS = 'oslo_messaging_notifications'
+_URL = '[DEFAULT] transport_url'
 #: What oslo.messaging asks every configuration for, but registers on the global one alone.
 _GLOBAL = ('oslo_messaging_metrics', 'oslo_messaging_tracing')
 #: Other defaults than oslo.messaging's, for calls alone: a queue is gone with its consumer, so that it is known
@@ -44,35 +52,6 @@ START_AGAIN = 5.0
 _SLACK = 0.05
 
 
-def transport_url(conf: cfg.ConfigOpts) -> oslo_messaging.TransportURL:
-    """Where the broker is.
-
-    :raises ConfigurationError: it is not named, or wrongly
-    """
-    for name in _GLOBAL:
-        # The options, and none of their values.
-        group = cfg.CONF._groups.get(name)
-        for option in list(group._opts.values()) if group else ():
-            conf.register_opt(option['opt'], group=name)
-    try:
-        url = oslo_messaging.TransportURL.parse(conf)
-    except (oslo_messaging.InvalidTransportURL, ValueError):
-        # Not the error's own text: that may hold the URL, and so a password.
-        raise _bad_url('cannot be understood: write it as rabbit://user:password@host:5672/') from None
-    if _is_default(conf, 'transport_url'):
-        raise _bad_url('is not set: name the broker, such as rabbit://user:password@host:5672/')
-    return url
-
-
-def _is_default(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> bool:
-    location = conf.get_location(name, group)
-    return location is None or location.location is cfg.Locations.opt_default
-
-
-def _bad_url(what: str) -> exceptions.ConfigurationError:
-    return exceptions.ConfigurationError(f'option [DEFAULT] transport_url: {" ".join(what.split())}')
-
-
 class Bus:
     """Calls and servers on one exchange of the broker.
 
@@ -82,12 +61,19 @@ class Bus:
     def __init__(self, conf: cfg.ConfigOpts, exchange: str) -> None:
         self._conf = conf
         self._exchange = exchange
-        #: By process. No lock guards it: one that another thread holds is never free in a fork.
-        self._owned: dict[int, tuple[oslo_messaging.Transport, threading.Semaphore]] = {}
-        self._url = transport_url(conf)
+        for name in _GLOBAL:
+            # The options, and none of their values.
+            group = cfg.CONF._groups.get(name)
+            for option in list(group._opts.values()) if group else ():
+                conf.register_opt(option['opt'], group=name)
+        self._url = _url(conf, None, _URL)
+        if _is_default(conf, 'transport_url'):
+            raise _bad_url(_URL, 'is not set: name the broker, such as rabbit://user:password@host:5672/')
         # Its errors are told at the start; and only with it are there options to choose defaults of.
         self._make_transport()
         self._choose_defaults()
+        #: The transport, and how many calls it may yet make.
+        self._own = _by_process(lambda: (self._make_transport(), threading.Semaphore(_CALLS_AT_ONCE)))
 
     def target(self, topic: str, name: str | None = None) -> oslo_messaging.Target:
         """All that serve a topic, for any of them to answer, or the one of a name."""
@@ -176,23 +162,8 @@ class Bus:
 
     # ------------------------------------------------------------------ the transport
 
-    def _own(self) -> tuple[oslo_messaging.Transport, threading.Semaphore]:
-        """The transport of this process, and how many calls it may yet make; neither survives a fork."""
-        owned = self._owned.get(os.getpid())
-        if owned is None:
-            # That of a parent is kept: its end would close the connections, which the parent has, too.
-            made = self._make_transport(), threading.Semaphore(_CALLS_AT_ONCE)
-            owned = self._owned.setdefault(os.getpid(), made)
-        return owned
-
     def _make_transport(self) -> oslo_messaging.Transport:
-        """Nothing is connected by it, and no thread started."""
-        try:
-            return oslo_messaging.get_rpc_transport(self._conf, self._url)
-        except oslo_messaging.DriverLoadFailure as error:
-            raise _bad_url(str(error)) from error
-        except (cfg.Error, ValueError, RuntimeError) as error:
-            raise exceptions.ConfigurationError(f'[{_RABBIT}]: {" ".join(str(error).split())}') from error
+        return _transport(self._conf, self._url, oslo_messaging.get_rpc_transport, _URL)
 
     def _choose_defaults(self) -> None:
         if _RABBIT not in self._conf:
@@ -204,6 +175,47 @@ class Bus:
             if _is_default(self._conf, name, _RABBIT):
                 # The URL's options are those of its transport alone; notifications keep theirs.
                 self._url.query.setdefault(name, value)
+
+
+class Notifier:
+    """Notifications, at the broker of ``[oslo_messaging_notifications]`` or that of the calls.
+
+    :param topic: of the queues, unless the options say otherwise
+    :param publisher: whose they are
+    :raises ConfigurationError: the options are wrong; the broker is not asked for anything yet
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts, topic: str, publisher: str) -> None:
+        conf.register_opts(dict(opts.list_opts())[_NOTIFICATIONS], group=_NOTIFICATIONS)
+        conf.set_default('topics', [topic], group=_NOTIFICATIONS)
+        conf.set_default('driver', ['messagingv2'], group=_NOTIFICATIONS)
+        options = conf[_NOTIFICATIONS]
+        installed = metadata.entry_points(group='oslo.messaging.notify.drivers').names
+        if unknown := set(options.driver) - installed:
+            raise exceptions.ConfigurationError(
+                f'option [{_NOTIFICATIONS}] driver: {min(unknown)!r} is not installed; '
+                f'installed: {", ".join(sorted(installed))}'
+            )
+        where = f'[{_NOTIFICATIONS}] transport_url' if options.transport_url else _URL
+        url = _url(conf, options.transport_url, where)
+
+        def make() -> oslo_messaging.Notifier:
+            transport = _transport(conf, url, oslo_messaging.get_notification_transport, where)
+            notifier = oslo_messaging.Notifier(transport, publisher_id=publisher)
+            # A connection that is yet to be made is given up at once with -1, which means for ever elsewhere.
+            return notifier if notifier.retry >= 0 else notifier.prepare(retry=None)
+
+        # Its errors are told at the start.
+        make()
+        self._own = _by_process(make)
+
+    def notify(self, ctxt: Any, event_type: str, payload: dict[str, Any], *, is_error: bool) -> None:
+        """Send one; without a broker it is waited for, for ever unless ``retry`` says otherwise.
+
+        What is given up is logged by the library.
+        """
+        notifier = self._own()
+        (notifier.error if is_error else notifier.info)(ctxt, event_type, payload)
 
 
 class _Server(server.RPCServer):
@@ -279,3 +291,62 @@ class Serving:
             else:
                 self._listens.set()
                 return
+
+
+# ---------------------------------------------------------------------- transports
+
+
+def _transport(
+    conf: cfg.ConfigOpts,
+    url: oslo_messaging.TransportURL,
+    make: Callable[[cfg.ConfigOpts, oslo_messaging.TransportURL], oslo_messaging.Transport],
+    option: str,
+) -> oslo_messaging.Transport:
+    """Nothing is connected by it, and no thread started.
+
+    :param option: where the URL stands
+    :raises ConfigurationError: the options of the broker are wrong
+    """
+    try:
+        return make(conf, url)
+    except oslo_messaging.DriverLoadFailure as error:
+        raise _bad_url(option, str(error)) from error
+    except (cfg.Error, ValueError, RuntimeError) as error:
+        raise exceptions.ConfigurationError(f'[{_RABBIT}]: {" ".join(str(error).split())}') from error
+
+
+def _url(conf: cfg.ConfigOpts, text: str | None, option: str) -> oslo_messaging.TransportURL:
+    """Where a broker is.
+
+    :param text: None: as ``[DEFAULT] transport_url`` has it
+    :param option: where it stands
+    :raises ConfigurationError: it makes no sense
+    """
+    try:
+        return oslo_messaging.TransportURL.parse(conf, text)
+    except (oslo_messaging.InvalidTransportURL, ValueError):
+        # Not the error's own text: that may hold the URL, and so a password.
+        what = 'cannot be understood: write it as rabbit://user:password@host:5672/'
+        raise _bad_url(option, what) from None
+
+
+def _bad_url(option: str, what: str) -> exceptions.ConfigurationError:
+    return exceptions.ConfigurationError(f'option {option}: {" ".join(what.split())}')
+
+
+def _is_default(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> bool:
+    location = conf.get_location(name, group)
+    return location is None or location.location is cfg.Locations.opt_default
+
+
+def _by_process(make: Callable[[], T]) -> Callable[[], T]:
+    """What tells this process's own, made when it is first asked for: a connection does not survive a fork."""
+    # No lock guards it: one that another thread holds is never free in a fork.
+    made: dict[int, T] = {}
+
+    def own() -> T:
+        found = made.get(os.getpid())
+        # That of a parent is kept: its end would close the connections, which the parent has, too.
+        return made.setdefault(os.getpid(), make()) if found is None else found
+
+    return own

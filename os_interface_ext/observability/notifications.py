@@ -1,8 +1,7 @@
 """Versioned notifications in Nova's form: ``instance.interface_attach.start``, ``end``, ``error``, and detach.
 
 Best effort, after the fact: they wait in a queue of this process, and a thread of its own sends them. A broker
-that is away harms and delays nobody; what finds no room is dropped and counted. Needs oslo.messaging; its
-options are read from, and registered on, our own configuration object.
+that is away harms and delays nobody; what finds no room is dropped and counted. Needs oslo.messaging.
 
 The form is that of Nova's ``InstanceActionPayload`` 1.9. What only Nova knows of its instances (flavor, image,
 times, …) is null, and ``ip_addresses`` are those of the port that the notification is about alone.
@@ -13,13 +12,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
-import oslo_messaging
 from oslo_config import cfg
 
-from os_interface_ext import exceptions
+from os_interface_ext import exceptions, messaging
 from os_interface_ext.attachments.store import Record, Snapshot
 from os_interface_ext.attachments.watch import Watch
 from os_interface_ext.context import RequestContext
@@ -31,7 +28,6 @@ LOG = logs.get(__name__)
 
 SOURCE = 'os-interface-ext'
 TOPIC = 'versioned_notifications'
-_GROUP = 'oslo_messaging_notifications'
 
 ATTACH = 'instance.interface_attach'
 DETACH = 'instance.interface_detach'
@@ -76,11 +72,9 @@ class Notifications(Watch):
     def __init__(self, conf: cfg.ConfigOpts, count: Callable[[str], None] = lambda outcome: None) -> None:
         self._conf = conf
         self._count = count
-        self._notifier: oslo_messaging.Notifier | None = None
+        self._notifier = messaging.Notifier(conf, TOPIC, f'{SOURCE}:{socket.gethostname()}')
         self._outbox: Outbox[_Message] = Outbox('notifications', self._send, conf.notifications.queue)
         self._is_full = False
-        # Opens no connection; what is wrong with the options is told here, and not by the thread.
-        self._make_notifier()
 
     def flush(self, timeout: float) -> bool:
         """Wait so long until all are published; False if they are not."""
@@ -134,39 +128,12 @@ class Notifications(Watch):
     def _send(self, message: _Message) -> None:
         ctxt, event_type, is_error, told = message
         try:
-            if self._notifier is None:
-                self._notifier = self._make_notifier()
-            notify = self._notifier.error if is_error else self._notifier.info
-            notify(ctxt, event_type, told)
+            self._notifier.notify(ctxt, event_type, told, is_error=is_error)
         except Exception as failure:
             self._count('failed')
             LOG.warning('notification %s is lost: %s: %s', event_type, type(failure).__name__, failure)
         else:
             self._count('published')
-
-    def _make_notifier(self) -> oslo_messaging.Notifier:
-        conf = self._conf
-        try:
-            transport = oslo_messaging.get_notification_transport(conf)
-            oslo_messaging.Notifier(transport, driver='noop')  # Registers its options.
-            conf.set_default('topics', [TOPIC], group=_GROUP)
-            drivers = conf[_GROUP].driver or ['messagingv2']
-            known = metadata.entry_points(group='oslo.messaging.notify.drivers').names
-            if unknown := set(drivers) - known:
-                raise exceptions.ConfigurationError(
-                    f'option [{_GROUP}] driver: {min(unknown)!r} is not installed; '
-                    f'installed: {", ".join(sorted(known))}'
-                )
-            conf.set_default('driver', drivers, group=_GROUP)
-            notifier = oslo_messaging.Notifier(transport, publisher_id=f'{SOURCE}:{socket.gethostname()}')
-            # A connection that is yet to be made is given up at once with -1, which means for ever elsewhere.
-            return notifier if notifier.retry >= 0 else notifier.prepare(retry=None)
-        except (oslo_messaging.MessagingException, cfg.Error, ValueError) as error:
-            # Not its text: the URL has a password in it.
-            raise exceptions.ConfigurationError(
-                f'option [DEFAULT] transport_url, or [{_GROUP}] transport_url: oslo.messaging refuses it '
-                f'({type(error).__name__}): correct it, as in rabbit://user:password@host:5672/'
-            ) from error
 
 
 def _without_token(ctxt: RequestContext) -> RequestContext:

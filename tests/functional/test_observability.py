@@ -670,7 +670,16 @@ def test_none_by_default(build: Build, tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ('text', 'named'),
     [
-        ('[DEFAULT]\ntransport_url = rabid://user:secret@host/', 'transport_url'),
+        ('[DEFAULT]\ntransport_url = rabid://user:secret@host/', 'option [DEFAULT] transport_url: '),
+        ('[DEFAULT]\ntransport_url = rabbit://user:secret@[broken/', 'option [DEFAULT] transport_url: cannot be'),
+        (
+            '[oslo_messaging_notifications]\ntransport_url = rabid://user:secret@host/',
+            'option [oslo_messaging_notifications] transport_url: ',
+        ),
+        (
+            '[DEFAULT]\ntransport_url = rabbit://user:secret@host/?rabbit_retry_interval=seldom',
+            '[oslo_messaging_rabbit]: ',
+        ),
         ('[oslo_messaging_notifications]\ndriver = messagingv3', "driver: 'messagingv3' is not installed"),
     ],
 )

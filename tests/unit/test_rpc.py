@@ -791,15 +791,19 @@ def test_an_agents_driver_may_have_an_event_loop(tmp_path: pathlib.Path, monkeyp
 
 _FORKED = """
 import os, sys
+from os_interface_ext import messaging
 from tests.unit import test_rpc
 import pathlib
-with test_rpc.running(test_rpc.conf_of(pathlib.Path(sys.argv[1]))) as bench:
-    first = bench.driver._bus._own()[0]
+conf = test_rpc.conf_of(pathlib.Path(sys.argv[1]))
+with test_rpc.running(conf) as bench:
+    notifier = messaging.Notifier(conf, 'topic', 'publisher')
+    owned = lambda: (bench.driver._bus._own()[0], notifier._own().transport)
+    first = owned()
     child = os.fork()
     if not child:
-        os._exit(0 if bench.driver._bus._own()[0] is not first else 1)
+        os._exit(any(one is other for one, other in zip(owned(), first, strict=True)))
     assert os.waitpid(child, 0)[1] == 0
-    assert bench.driver._bus._own()[0] is first
+    assert owned() == first
 """
 
 _NO_EVENTLET = """
