@@ -178,8 +178,19 @@ class Stepper:
         return held, port
 
     def _plug(self, ctxt: RequestContext, server: base.Server, held: Held, port: base.Port) -> Held:
+        self._require_vnic_type(ctxt, server, port)
         plug_data = self._vifs.plug(ctxt, server, port, held.fence)
         return Held(dataclasses.replace(held.record, port_id=port.id, plug_data=plug_data), held.fence)
+
+    def _require_vnic_type(self, ctxt: RequestContext, server: base.Server, port: base.Port) -> None:
+        """Of a brought port it was asked when it was not the server's yet, and could be changed.
+
+        :raises PlugFailed: the VIF driver does not say that it plugs such a port
+        """
+        if port.vnic_type == base.NORMAL:
+            return
+        if base.vnic_capability(port.vnic_type) not in self._vifs.capabilities(ctxt, server):
+            raise exceptions.PlugFailed(operator=f'port {port.id} is of vnic_type {port.vnic_type}')
 
     def _conclude(self, ctxt: RequestContext, held: Held, port: base.Port) -> Record:
         # Before the commit: a crash between the two leaves a record that is undone, and then told again.

@@ -36,6 +36,8 @@ _Value = TypeVar('_Value')
 #: Capabilities that a VIF driver may state for a server.
 TAGGED_ATTACH = 'tagged_attach'
 LIVE_UNPLUG = 'live_unplug'
+#: The vnic_type of ordinary ports, of which all are that are made here: every VIF driver plugs it.
+NORMAL = 'normal'
 
 
 def vnic_capability(vnic_type: str) -> str:
@@ -118,7 +120,7 @@ class Port:
     device_id: str | None = None
     device_owner: str = ''
     host: str | None = None
-    vnic_type: str = 'normal'
+    vnic_type: str = NORMAL
     admin_state_up: bool = True
     name: str = ''
     mark: str | None = None
@@ -446,6 +448,8 @@ class VIFDriver(Driver):
     def plug(self, ctxt: RequestContext, server: Server, port: Port, fence: Fence) -> dict[str, Any]:
         """Put the NIC into the server; a NIC that is there already is fine.
 
+        A port of a ``vnic_type`` beside ``normal`` comes only if ``capabilities`` states it.
+
         :returns: what ``unplug`` will need: small, of JSON's types
         :raises PlugFailed: nothing is left of the attempt
         """
@@ -473,7 +477,7 @@ class VIFDriver(Driver):
     # Optional
     def capabilities(self, ctxt: RequestContext, server: Server) -> frozenset[str]:
         """What can be done with this server; asked before any side effect."""
-        return frozenset({TAGGED_ATTACH, LIVE_UNPLUG, vnic_capability('normal')})
+        return frozenset({TAGGED_ATTACH, LIVE_UNPLUG, vnic_capability(NORMAL)})
 
     # Optional
     def find_plugged(self, ctxt: RequestContext) -> Iterable[tuple[str, str]]:

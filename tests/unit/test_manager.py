@@ -653,6 +653,21 @@ def test_capabilities_are_asked_before_any_side_effect(setting: Setting, manager
     assert setting.records() == []
 
 
+def test_a_port_whose_vnic_type_is_changed_meanwhile_is_not_plugged(setting: Setting, manager: Manager) -> None:
+    port = setting.free_port()
+    setting.cloud.hooks['after claim'] = lambda: setting.cloud.change_port(port, vnic_type='direct')
+    setting.cloud.hooks['before plug'] = pytest.fail
+    with pytest.raises(exceptions.PlugFailed) as raised:
+        manager.attach(CTXT, setting.server, by_port(port))
+    assert raised.value.operator == f'port {port} is of vnic_type direct'
+    setting.nothing_left(port)
+    stated = frozenset({base.vnic_capability('normal'), base.vnic_capability('direct')})
+    setting.cloud.capabilities = lambda *args: stated  # type: ignore[method-assign,assignment]
+    del setting.cloud.hooks['before plug']
+    manager.attach(CTXT, setting.server, by_port(port))
+    assert setting.cloud.nics(setting.server) == [port]
+
+
 def _away(*args: object) -> frozenset[str]:
     raise exceptions.Unavailable(operator='the host does not answer')
 

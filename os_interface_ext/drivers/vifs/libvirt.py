@@ -78,7 +78,7 @@ class LibvirtVIFDriver(base.VIFDriver):
         """No tags: a NIC of libvirt has none that its guest could read. Nothing at all but with QEMU."""
         if self._libvirt.read(lambda connection: connection.getType()) != 'QEMU':
             return frozenset()
-        return frozenset({base.LIVE_UNPLUG, base.vnic_capability('normal')})
+        return frozenset({base.LIVE_UNPLUG, base.vnic_capability(base.NORMAL)})
 
     def plug(
         self, ctxt: RequestContext, server: base.Server, port: base.Port, fence: base.Fence
@@ -88,8 +88,6 @@ class LibvirtVIFDriver(base.VIFDriver):
         :raises PlugFailed: there is no such domain or bridge, or libvirt does not take the NIC
         :raises UnknownOutcome: also if it failed, and what is left must be taken out by an unplug
         """
-        if port.vnic_type != 'normal':
-            raise exceptions.PlugFailed(operator=f'port {port.id} is of vnic_type {port.vnic_type}')
         if not _ALIAS.fullmatch(port.id):
             raise exceptions.PlugFailed(operator=f'no device can have an alias with the port id {port.id!r}')
         nic, bridge = _Nic(port.id), self._bridge(port)

@@ -72,7 +72,7 @@ class NetnsVIFDriver(base.VIFDriver):
 
     def capabilities(self, ctxt: RequestContext, server: base.Server) -> frozenset[str]:
         """No tags: a namespace has no place where whoever is inside could read one."""
-        return frozenset({base.LIVE_UNPLUG, base.vnic_capability('normal')})
+        return frozenset({base.LIVE_UNPLUG, base.vnic_capability(base.NORMAL)})
 
     def plug(
         self, ctxt: RequestContext, server: base.Server, port: base.Port, fence: base.Fence
@@ -82,8 +82,6 @@ class NetnsVIFDriver(base.VIFDriver):
         :raises PlugFailed: the server has no namespace, or its kernel does not take the NIC
         """
         nic = _Nic(port.id, server.id)
-        if port.vnic_type != 'normal':
-            raise exceptions.PlugFailed(operator=f'port {port.id} is of vnic_type {port.vnic_type}')
         if len(nic.alias.encode()) > links.LONGEST_ALIAS:
             raise exceptions.PlugFailed(operator=f'the ids of port {port.id} and its server are too long')
 

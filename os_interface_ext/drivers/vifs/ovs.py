@@ -89,7 +89,7 @@ class OVSVIFDriver(base.VIFDriver):
 
     def capabilities(self, ctxt: RequestContext, server: base.Server) -> frozenset[str]:
         """No tags: it is not for a switch to tell them to a guest."""
-        return frozenset({base.LIVE_UNPLUG, base.vnic_capability('normal')})
+        return frozenset({base.LIVE_UNPLUG, base.vnic_capability(base.NORMAL)})
 
     def plug(
         self, ctxt: RequestContext, server: base.Server, port: base.Port, fence: base.Fence
@@ -104,8 +104,6 @@ class OVSVIFDriver(base.VIFDriver):
         nic = _Nic.of(port.id, server.id)
         if nic is None:
             raise exceptions.PlugFailed(operator=f'no device can be named after port {port.id!r}')
-        if port.vnic_type != 'normal':
-            raise exceptions.PlugFailed(operator=f'port {port.id} is of vnic_type {port.vnic_type}')
         bridge = str(port.vif_details.get('bridge_name') or self._conf.bridge)
         if bridge.startswith(_TRUNK):
             raise exceptions.PlugFailed(operator=f'port {port.id} is the parent of a trunk: not supported')

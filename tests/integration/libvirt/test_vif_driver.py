@@ -308,8 +308,6 @@ def test_odd_ports(machine: Machine) -> None:
             with pytest.raises(exceptions.PlugFailed):
                 plug(driver, server, make_port(server, id=odd))
         unplug(driver, server, odd)
-    with pytest.raises(exceptions.PlugFailed):
-        plug(driver, server, make_port(server, vnic_type='direct'))
     assert machine.everywhere(server) == []
     port = make_port(server, id='a-port-with-a-name')
     told = plug(driver, server, port)
