@@ -150,7 +150,7 @@ class Agent:
         :raises Unavailable: nobody answers
         :raises NotSupported: the driver cannot tell what is plugged
         """
-        nics = sorted(self._driver.find_plugged(ctxt))
+        nics = sorted(self._driver.find_plugged(ctxt, self._orders.installation()))
         review = self._orders.review(self._host, nics)
         counts = len(nics), len(review.orders), len(review.suspects)
         LOG.info('%s NICs are plugged here: %s are to be unplugged at once, %s have no record', *counts)
@@ -224,7 +224,7 @@ class Agent:
                     LOG.warning('refused, for it holds no more: %s', order)
                     raise exceptions.DeadlinePassed(operator=f'the {order.direction} of this record holds no more')
             self._remember(order)
-            yield base.Fence(order.generation, time.monotonic() + left, order.record)
+            yield base.Fence(order.generation, time.monotonic() + left, order.record, order.installation)
         finally:
             self._ports.give(order.port_id)
 

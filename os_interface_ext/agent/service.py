@@ -109,6 +109,13 @@ class RemoteOrders:
         self._bus = bus
         self._conf = conf
 
+    def installation(self) -> str:
+        """See :meth:`os_interface_ext.drivers.base.Orders.installation`.
+
+        :raises Unavailable: no reconciler answers
+        """
+        return messages.load_installation(self._ask('ping', self._conf.ping_timeout))
+
     def time_left(self, order: base.Order, host: str) -> float:
         """See :meth:`os_interface_ext.drivers.base.Orders.time_left`."""
         return float(self._ask('time_left', self._conf.ping_timeout, order=messages.dump_order(order), host=host))

@@ -33,6 +33,10 @@ class RecordOrders:
         self._servers = servers
         self._networks = networks
 
+    def installation(self) -> str:
+        """See :meth:`os_interface_ext.drivers.base.Orders.installation`."""
+        return self._store.installation
+
     def time_left(self, order: Order, host: str) -> float:
         """See :meth:`os_interface_ext.drivers.base.Orders.time_left`.
 

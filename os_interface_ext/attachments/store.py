@@ -510,10 +510,11 @@ class Store:
         :raises PortTaken: another record has the port
         """
         record_id = str(uuid.uuid4())
+        installation = self.installation
         record = Record(
             id=record_id,
             created=created,
-            mark=mark or (f'osif:{self.installation}:{record_id}' if created and not unmarked else None),
+            mark=mark or (f'osif:{installation}:{record_id}' if created and not unmarked else None),
             generation=1,
             **values,
         )
@@ -526,7 +527,7 @@ class Store:
             self._run(_INSERT, row)
         except DuplicateEntry as error:
             raise PortTaken() from error
-        return self._held(record, begun)
+        return self._held(record, begun, installation)
 
     def swap(self, record: Record, **changes: Any) -> Held:
         """Change a record that is held, and renew the hold.
@@ -735,6 +736,8 @@ class Store:
         changes: dict[str, Any],
         **more: Any,
     ) -> Held:
+        # It may have to be asked for: not when the record has been changed.
+        installation = self.installation
         begun = time.monotonic()
         changed = dataclasses.replace(record, generation=generation, **changes)
         values = _encode(changed) | {
@@ -753,11 +756,11 @@ class Store:
         except DuplicateEntry as error:
             # Another record has the port that this one was about to get.
             raise exceptions.LostHold() from error
-        return self._held(changed, begun)
+        return self._held(changed, begun, installation)
 
-    def _held(self, record: Record, begun: float) -> Held:
+    def _held(self, record: Record, begun: float, installation: str) -> Held:
         # Half of the lease to begin side effects, the other half for the last one to end.
-        return Held(record, Fence(record.generation, begun + self._lease / 2, record.id))
+        return Held(record, Fence(record.generation, begun + self._lease / 2, record.id, installation))
 
 
 def count(connection: sa.Connection) -> int:

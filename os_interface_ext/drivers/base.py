@@ -51,12 +51,14 @@ class Fence:
 
     ``generation`` is 1 for the process that made the record, and grows each time somebody takes hold of it:
     it can be compared with another one of the same ``record`` alone. ``deadline`` is in seconds of
-    :func:`time.monotonic` of this process.
+    :func:`time.monotonic` of this process. ``installation`` is the id of that whose record it is; empty: it is
+    not told.
     """
 
     generation: int
     deadline: float
     record: str = ''
+    installation: str = ''
 
     def remaining(self) -> float:
         """Seconds that are left; never negative."""
@@ -201,6 +203,14 @@ def quick(kind: type[_Value], *names: str) -> Callable[..., _Value]:
     return make
 
 
+def may_be_of(installation: str, marked: str) -> bool:
+    """Whether a NIC may be one of an installation.
+
+    :param marked: the installation in its mark; empty: an earlier version has plugged it
+    """
+    return not installation or not marked or marked == installation
+
+
 class Direction(enum.StrEnum):
     """What is done to a NIC."""
 
@@ -210,13 +220,17 @@ class Direction(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be done to the NIC of a port in a server, and in whose turn: record and generation of a fence."""
+    """What is to be done to the NIC of a port in a server, and in whose turn: as a fence tells it.
+
+    The same order may be told with the installation or, by an earlier version, without it.
+    """
 
     direction: Direction
     server_id: str
     port_id: str
     record: str
     generation: int
+    installation: str = dataclasses.field(default='', compare=False)
 
 
 @dataclasses.dataclass(slots=True)
@@ -239,6 +253,12 @@ class Review:
 
 class Orders(Protocol):
     """What the records say of orders: for VIF drivers that have them carried out where no database is."""
+
+    def installation(self) -> str:
+        """The id of the installation whose records they are; empty: it is not told, by an earlier version.
+
+        :raises Unavailable: the records cannot be read
+        """
 
     def time_left(self, order: Order, host: str) -> float:
         """Seconds for which side effects of an order may be begun on a host; 0.0: it does not hold any more.
@@ -480,8 +500,12 @@ class VIFDriver(Driver):
         return frozenset({TAGGED_ATTACH, LIVE_UNPLUG, vnic_capability(NORMAL)})
 
     # Optional
-    def find_plugged(self, ctxt: RequestContext) -> Iterable[tuple[str, str]]:
-        """All NICs on this host that carry the mark of this project: the ids of server and port of each."""
+    def find_plugged(self, ctxt: RequestContext, installation: str) -> Iterable[tuple[str, str]]:
+        """All NICs on this host that carry the mark of this project: the ids of server and port of each.
+
+        But for those of another installation: ``plug`` notes that of the fence in the mark (see
+        :func:`may_be_of`).
+        """
         raise exceptions.NotSupported()
 
     # Optional

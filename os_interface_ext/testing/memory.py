@@ -68,6 +68,8 @@ class MemoryCloud(base.ServerDriver, base.NetworkDriver, base.VIFDriver):
         self._of_servers: set[str] = set()
         self._quotas: dict[str, int] = {}
         self._nics: dict[str, list[str]] = collections.defaultdict(list)
+        #: by server and port: who has plugged it
+        self._installations: dict[tuple[str, str], str] = {}
         self._leaving: collections.Counter[tuple[str, str]] = collections.Counter()
         self._events: dict[str, list[str]] = collections.defaultdict(list)
 
@@ -253,6 +255,7 @@ class MemoryCloud(base.ServerDriver, base.NetworkDriver, base.VIFDriver):
             if port.id not in self._nics[server.id]:
                 fence.check()
                 self._nics[server.id].append(port.id)
+            self._installations[server.id, port.id] = fence.installation
             self._leaving.pop((server.id, port.id), None)
             return {'nic': f'tap-{port.id[:8]}'}
 
@@ -278,9 +281,10 @@ class MemoryCloud(base.ServerDriver, base.NetworkDriver, base.VIFDriver):
         with self._request():
             return set(self._nics[server.id])
 
-    def find_plugged(self, ctxt: RequestContext) -> set[tuple[str, str]]:
+    def find_plugged(self, ctxt: RequestContext, installation: str) -> set[tuple[str, str]]:
         with self._request():
-            return {(server_id, port_id) for server_id, nics in self._nics.items() for port_id in nics}
+            nics = [(server_id, port_id) for server_id, nics in self._nics.items() for port_id in nics]
+            return {nic for nic in nics if base.may_be_of(installation, self._installations.get(nic, ''))}
 
     # ------------------------------------------------------------------ inside, under the lock
 

@@ -78,6 +78,9 @@ class VIFBackend:
         server = server or self.server
         return self.driver.plugged(self.context(server), server)
 
+    def find_plugged(self, installation: str = '') -> set[tuple[str, str]]:
+        return set(self.driver.find_plugged(self.context(self.server), installation))
+
     def assert_nics(self, *ports: base.Port, server: base.Server | None = None) -> None:
         """That the server has exactly the NICs of these ports, one of each."""
         server = server or self.server
@@ -278,15 +281,40 @@ class VIFDriverContract:
     def test_find_plugged_tells_the_nics_of_all_servers(self, backend: VIFBackend) -> None:
         contract.need_override(backend.driver, base.VIFDriver, 'find_plugged')
         _need_side_effects(backend)
-        before = set(backend.driver.find_plugged(backend.context(backend.server)))
+        before = backend.find_plugged()
         port, other = backend.make_port(backend.server), backend.make_port(backend.other_server)
         plug_data = backend.plug(port)
         backend.plug(other, backend.other_server)
         both = {(backend.server.id, port.id), (backend.other_server.id, other.id)}
-        assert set(backend.driver.find_plugged(backend.context(backend.server))) - before == both
+        assert backend.find_plugged() - before == both
         backend.unplug(port.id, plug_data)
-        left = set(backend.driver.find_plugged(backend.context(backend.server))) - before
-        assert left == {(backend.other_server.id, other.id)}
+        assert backend.find_plugged() - before == {(backend.other_server.id, other.id)}
+
+    def test_find_plugged_leaves_out_the_nics_of_another_installation(self, backend: VIFBackend) -> None:
+        contract.need_override(backend.driver, base.VIFDriver, 'find_plugged')
+        _need_side_effects(backend)
+        one, another = contract.new_id(), contract.new_id()
+        before = backend.find_plugged()
+        port = backend.make_port(backend.server)
+        nic = {(backend.server.id, port.id)}
+
+        def plug(installation: str) -> dict[str, Any]:
+            fence = dataclasses.replace(contract.fence(), installation=installation)
+            return backend.driver.plug(backend.context(backend.server), backend.server, port, fence)
+
+        # As an earlier version has plugged it, it may be anybody's.
+        plug('')
+        assert backend.find_plugged(one) - before == backend.find_plugged(another) - before == nic
+        # Whoever is told to plug what is there has it from then on: the network backend says whose the port is.
+        for installation, other in ((one, another), (another, one)):
+            plug_data = plug(installation)
+            assert backend.find_plugged(installation) - before == nic
+            assert backend.find_plugged(other) - before == set()
+            assert backend.find_plugged() - before == nic
+            backend.assert_nics(port)
+        # An order is about a port, whoever has plugged it.
+        backend.unplug(port.id, plug_data)
+        backend.assert_nics()
 
     # -------------------------------------------------------------- capabilities
 

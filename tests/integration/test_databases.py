@@ -628,6 +628,8 @@ def lossy(server: DatabaseServer, url: str) -> Iterator[Lossy]:
 
 
 def test_an_insert_whose_answer_is_lost_is_told(lossy: Lossy) -> None:
+    # Asked for once, before the first insert.
+    assert lossy.parts.store.installation
     lossy.lose_commit()
     values = {'server_id': 's', 'project_id': 'p', 'request_id': 'r', 'state': State.ALLOCATING}
     with pytest.raises(exceptions.Unavailable):

@@ -654,8 +654,21 @@ class DeniesItsSideEffects(memory.MemoryCloud):
 
 @Sabotage.found_by('vifs.test_find_plugged_tells_the_nics_of_all_servers')
 class MixesUpWhoseNicsItFinds(memory.MemoryCloud):
-    def find_plugged(self, ctxt):
-        return {(port_id, server_id) for server_id, port_id in super().find_plugged(ctxt)}
+    def find_plugged(self, ctxt, installation):
+        return {(port_id, server_id) for server_id, port_id in super().find_plugged(ctxt, installation)}
+
+
+@Sabotage.found_by('vifs.test_find_plugged_leaves_out_the_nics_of_another_installation')
+class FindsWhatOthersHavePlugged(memory.MemoryCloud):
+    def find_plugged(self, ctxt, installation):
+        return super().find_plugged(ctxt, '')
+
+
+@Sabotage.found_by('vifs.test_find_plugged_leaves_out_the_nics_of_another_installation')
+class KeepsTheFirstMark(memory.MemoryCloud):
+    def plug(self, ctxt, server, port, fence):
+        known = self._installations.get((server.id, port.id)) or fence.installation
+        return super().plug(ctxt, server, port, dataclasses.replace(fence, installation=known))
 
 
 @Sabotage.found_by('vifs.test_capabilities_are_asked_without_a_side_effect')

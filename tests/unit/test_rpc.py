@@ -57,6 +57,9 @@ class Records:
         self.most, self.grace, self.unsettled, self.unasked, self.here = 50, 0.0, 0, 0, 1
         self.are_away = False
 
+    def installation(self) -> str:
+        return 'an-installation'
+
     def time_left(self, order: Order, host: str) -> float:
         self.asked.append(order)
         if self.are_away:
@@ -81,6 +84,8 @@ class Nics(base.VIFDriver):
 
     def __init__(self) -> None:
         self.there: set[str] = set()
+        #: by port: the installation that has plugged it, where that is known
+        self.installations: dict[str, str] = {}
         self.done: list[str] = []
         self.fences: list[base.Fence] = []
         self.error: Exception | None = None
@@ -92,6 +97,7 @@ class Nics(base.VIFDriver):
     def plug(self, ctxt: Any, server: base.Server, port: base.Port, fence: base.Fence) -> dict[str, Any]:
         self._work(f'plug {port.id}', fence)
         self.there.add(port.id)
+        self.installations[port.id] = fence.installation
         return {'nic': port.id}
 
     def unplug(self, ctxt: Any, server: base.Server, port_id: str, plug_data: Any, fence: base.Fence) -> None:
@@ -101,8 +107,9 @@ class Nics(base.VIFDriver):
     def plugged(self, ctxt: Any, server: base.Server) -> set[str]:
         return self.there
 
-    def find_plugged(self, ctxt: Any) -> set[tuple[str, str]]:
-        return {(SERVER.id, port_id) for port_id in self.there}
+    def find_plugged(self, ctxt: Any, installation: str) -> set[tuple[str, str]]:
+        marked = {port_id: self.installations.get(port_id, '') for port_id in self.there}
+        return {(SERVER.id, port_id) for port_id, by in marked.items() if base.may_be_of(installation, by)}
 
     def _work(self, what: str, fence: base.Fence) -> None:
         self.at_once += 1
@@ -507,10 +514,10 @@ def test_there_and_back(bench: Bench) -> None:
     assert bench.driver.plugged(CTXT, SERVER) == set()
 
 
-def test_record_generation_and_deadline_arrive(bench: Bench) -> None:
-    bench.plug(base.Fence(7, time.monotonic() + 5.0, 'a-record'))
+def test_a_fence_arrives(bench: Bench) -> None:
+    bench.plug(base.Fence(7, time.monotonic() + 5.0, 'a-record', 'an-installation'))
     (fence,) = bench.host.nics.fences
-    assert (fence.record, fence.generation) == ('a-record', 7)
+    assert (fence.record, fence.generation, fence.installation) == ('a-record', 7, 'an-installation')
     assert 0.0 < fence.remaining() <= 5.0
 
 
@@ -532,6 +539,29 @@ def test_a_failure_that_nobody_has_foreseen(bench: Bench, caplog: pytest.LogCapt
     assert [record.levelname for record in caplog.records if record.exc_info] == ['ERROR']
 
 
+def test_what_another_installation_has_plugged_is_not_reported(bench: Bench) -> None:
+    nics, records = bench.host.nics, bench.host.records
+    nics.there = {'ours', 'of-another', 'of-an-earlier-version'}
+    nics.installations = {'ours': 'an-installation', 'of-another': 'another-installation'}
+    bench.host.agent.report(CTXT)
+    assert records.reported == [(SERVER.id, 'of-an-earlier-version'), (SERVER.id, 'ours')]
+
+
+def test_reconcilers_and_controllers_of_an_earlier_version(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not tell their installation, and all NICs may be theirs, as it was with them."""
+    monkeypatch.setattr(rpc._OrdersEndpoint, 'ping', lambda self, _: messages.answer(lambda: None))
+    nics = bench.host.nics
+    nics.there = {'ours', 'of-another'}
+    nics.installations = {'of-another': 'another-installation'}
+    bench.host.agent.report(CTXT)
+    assert bench.host.records.reported == [(SERVER.id, 'of-another'), (SERVER.id, 'ours')]
+    form = messages.dump_order(dataclasses.replace(order(), installation='an-installation'))
+    assert messages.load_order(form).installation == 'an-installation'
+    del form['installation']
+    assert messages.load_order(form) == order()
+    assert messages.load_order(form).installation == ''
+
+
 def test_a_report_comes_in_pages(bench: Bench) -> None:
     bench.host.nics.there = {f'port-{number:02}' for number in range(45)}
     bench.host.records.orders = [(SERVER, order(Direction.UNPLUG, port='port-44'))]
@@ -547,7 +577,7 @@ def test_all_of_a_review_arrives(bench: Bench) -> None:
     records.suspects = [(SERVER.id, 'port-00'), (SERVER.id, 'port-24')]
     records.most, records.grace, records.unsettled, records.here = 2, 0.0, 1, 3
     asking = bench.host.agent._orders
-    review = asking.review('host-1', sorted(bench.host.nics.find_plugged(CTXT)))
+    review = asking.review('host-1', sorted(bench.host.nics.find_plugged(CTXT, '')))
     assert review == base.Review(2, 0.0, [], records.suspects, 2, 6)
     records.unasked = 1
     assert asking.end('host-1', review.suspects * 11) == 2

@@ -5,7 +5,8 @@ configuration, or both; and a NIC is there when it is there in all of these.
 
 **What is ours.** A NIC with the alias ``ua-<port id>``, which libvirt keeps for us, alone is ever touched. libvirt
 would plug a second NIC with the same MAC address without a word, but no second one with the alias, nor with the
-name of the tap, which follows from the port id as well.
+name of the tap, which follows from the port id as well. Which installation has plugged it stands in metadata of
+the domain, one element for each port: nothing can be written into a NIC but its alias.
 
 **Taking out is a request to the guest.** That libvirt has taken it says nothing: a guest that is paused, or has no
 operating system yet, does not hear it, and one that boots may lose it. So it is asked again and again, and done
@@ -43,8 +44,8 @@ GROUP = libvirt_connection.GROUP
 #: What an alias may consist of; names that follow from it have to fit elsewhere.
 _ALIAS = re.compile(r'[A-Za-z0-9_-]{1,64}')
 _PREFIX = 'ua-'
-#: Metadata that no domain has.
-_NOTHING = 'urn:os-interface-ext:nothing:1'
+#: A domain's metadata about a port, by its id: the installation that has plugged it.
+_NOTE, _KEY = 'urn:os-interface-ext:port:', 'osif'
 _UUID = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 #: Seconds between two looks: when an end is to be expected, and else, with and without events.
 _SOON, _LOOK, _LOOK_WITH_EVENTS = 0.05, 0.25, 1.0
@@ -99,6 +100,9 @@ class LibvirtVIFDriver(base.VIFDriver):
             if domain is None:
                 raise exceptions.PlugFailed(operator=f'there is no domain of server {server.id}')
             domain.require_place(nic, port)
+            if fence.installation and domain.installations(nic) != {fence.installation}:
+                # Before the NIC: one of which nothing is noted may be anybody's.
+                self._note(server, nic, domain, fence, fence.installation)
             if not domain.missing(nic):
                 return {'host_interface': nic.tap, 'bridge': bridge.name}
             if failure is not None and domain.missing(nic) == missing:
@@ -157,13 +161,18 @@ class LibvirtVIFDriver(base.VIFDriver):
         domain = self._look(server)
         return domain.port_ids() if domain is not None else set()
 
-    def find_plugged(self, ctxt: RequestContext) -> set[tuple[str, str]]:
+    def find_plugged(self, ctxt: RequestContext, installation: str) -> set[tuple[str, str]]:
         """Of all domains, those that do not run too."""
 
         def work(connection: libvirt.virConnect) -> set[tuple[str, str]]:
             server_ids = [domain.UUIDString() for domain in connection.listAllDomains()]
             domains = [(server_id, _look(connection, server_id)) for server_id in server_ids]
-            return {(server_id, port_id) for server_id, one in domains if one for port_id in one.port_ids()}
+            found = [(server_id, one, port_id) for server_id, one in domains if one for port_id in one.port_ids()]
+            return {
+                (server_id, port_id)
+                for server_id, one, port_id in found
+                if all(base.may_be_of(installation, by) for by in one.installations(_Nic(port_id)))
+            }
 
         try:
             return self._libvirt.read(work)
@@ -190,8 +199,11 @@ class LibvirtVIFDriver(base.VIFDriver):
         domain = self._look(server)
         if domain is None or domain.has(nic) or self._libvirt.may_appear(nic.alias):
             return domain, domain is not None
-        if _LIVE in domain.places:
-            self._have_it_written_down(server, fence)
+        if _LIVE in domain.places or domain.installations(nic) != {''}:
+            # If libvirt is asked for a NIC once more just when the guest has given it back, it forgets the NIC
+            # and does not save that (measured with 9.0); the next libvirtd would look for it in vain, and end the
+            # guest for that. To take away the note is a change that has it saved, even if there is none.
+            self._note(server, nic, domain, fence, None)
             # A plug that had waited for its turn has mostly had it by now.
             domain = self._look(server)
         return domain, domain is not None and domain.has(nic)
@@ -243,18 +255,22 @@ class LibvirtVIFDriver(base.VIFDriver):
             refusals.append(error)
         return refusals[-1] if refusals else None
 
-    def _have_it_written_down(self, server: base.Server, fence: base.Fence) -> None:
-        """Have libvirt save what it knows of a domain that runs, by a change that changes nothing.
-
-        If it is asked for a NIC once more just when the guest has given it back, it forgets the NIC and does not
-        save that (measured with 9.0); the next libvirtd would look for it in vain, and end the guest for that.
-        """
+    def _note(
+        self, server: base.Server, nic: _Nic, domain: _Domain, fence: base.Fence, installation: str | None
+    ) -> None:
+        """Note which installation plugs a NIC; None: take away what is noted."""
+        note = None
+        if installation is not None:
+            note = ElementTree.tostring(ElementTree.Element('nic', installation=installation), encoding='unicode')
+        where = sum(domain.places)
 
         def work(connection: libvirt.virConnect, before_change: Callable[[], None]) -> None:
             domain = libvirt_connection.find(connection, server.id)
             if domain is not None:
+                if note is not None and where & _LIVE:
+                    _require_idle(domain)
                 before_change()
-                domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, _NOTHING, _LIVE)
+                domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, note, note and _KEY, nic.note, where)
 
         try:
             self._libvirt.write(work, fence)
@@ -262,7 +278,7 @@ class LibvirtVIFDriver(base.VIFDriver):
             if error.get_error_code() in _BUSY:
                 raise exceptions.Unavailable(operator=str(error)) from error
             # It may have ended meanwhile.
-            LOG.info('domain %s is not saved: %s', server.id, error)
+            LOG.info('domain %s does not note who has plugged port %s: %s', server.id, nic.port_id, error)
 
     def _take_back(self, server: base.Server, nic: _Nic, fence: base.Fence) -> None:
         """Leave nothing of a plug that has failed.
@@ -311,6 +327,7 @@ class _Nic:
     def __init__(self, port_id: str) -> None:
         self.port_id = port_id
         self.alias = f'{_PREFIX}{port_id}'
+        self.note = f'{_NOTE}{port_id}'
         name = port_id if _UUID.fullmatch(port_id) else hashlib.sha256(port_id.encode()).hexdigest()
         self.tap = f'tap{name[:11]}'
 
@@ -324,10 +341,8 @@ class _Domain:
     def __init__(self, handle: libvirt.virDomain, descriptions: dict[int, str], *, is_saved: bool) -> None:
         self.handle = handle
         self._is_saved = is_saved
-        self._nics = {
-            place: ElementTree.fromstring(xml).findall('./devices/interface')
-            for place, xml in descriptions.items()
-        }
+        self._roots = {place: ElementTree.fromstring(xml) for place, xml in descriptions.items()}
+        self._nics = {place: root.findall('./devices/interface') for place, root in self._roots.items()}
 
     @property
     def places(self) -> list[int]:
@@ -337,6 +352,10 @@ class _Domain:
     def port_ids(self) -> set[str]:
         aliases = (_attribute(nic, 'alias', 'name') for nics in self._nics.values() for nic in nics)
         return {alias.removeprefix(_PREFIX) for alias in aliases if alias.startswith(_PREFIX)}
+
+    def installations(self, nic: _Nic) -> set[str]:
+        """Those that have plugged it, as each place has it noted; empty: nothing is noted there."""
+        return {_attribute(root, f'metadata/{{{nic.note}}}nic', 'installation') for root in self._roots.values()}
 
     def has(self, nic: _Nic, place: int | None = None) -> bool:
         """Whether it is there, or anywhere."""

@@ -94,6 +94,15 @@ def load_order(form: dict[str, Any]) -> base.Order:
     return base.Order(**values)
 
 
+def dump_installation(installation: str) -> dict[str, Any]:
+    return {'installation': installation}
+
+
+def load_installation(form: dict[str, Any] | None) -> str:
+    """Empty: an earlier version has answered."""
+    return str((form or {}).get('installation', ''))
+
+
 def dump_review(review: base.Review) -> dict[str, Any]:
     form = {field.name: getattr(review, field.name) for field in dataclasses.fields(review)}
     form['orders'] = [[dump_server(server), dump_order(order)] for server, order in review.orders]

@@ -42,6 +42,8 @@ T = TypeVar('T')
 GROUP = options.GROUP.name
 
 _PORT = 'osif:'
+#: What follows in the alias of a host's end: the installation that has plugged it.
+_BY = '#'
 _NETWORK = 'osif-network:'
 #: Names that are tried, when somebody else takes them at the same time.
 _NAMES = 10
@@ -81,7 +83,7 @@ class NetnsVIFDriver(base.VIFDriver):
 
         :raises PlugFailed: the server has no namespace, or its kernel does not take the NIC
         """
-        nic = _Nic(port.id, server.id)
+        nic = _Nic(port.id, server.id, fence.installation)
         if len(nic.alias.encode()) > links.LONGEST_ALIAS:
             raise exceptions.PlugFailed(operator=f'the ids of port {port.id} and its server are too long')
 
@@ -139,14 +141,19 @@ class NetnsVIFDriver(base.VIFDriver):
 
         return _apart(work)
 
-    def find_plugged(self, ctxt: RequestContext) -> set[tuple[str, str]]:
+    def find_plugged(self, ctxt: RequestContext, installation: str) -> set[tuple[str, str]]:
         """By the ends on the host: what is half made, and has no alias yet, is not found."""
 
         def work() -> set[tuple[str, str]]:
             with self._host(base.Fence(0, 0.0)) as host:
                 aliases = [link.get('ifalias') or '' for link in host.of_kind('veth')]
-            ids = (alias.removeprefix(_PORT).split(':', 1) for alias in aliases if alias.startswith(_PORT))
-            return {(server_id, port_id) for port_id, server_id in (pair for pair in ids if len(pair) == 2)}
+            found = set()
+            for alias in aliases:
+                ids, _, by = alias.removeprefix(_PORT).partition(_BY)
+                port_id, _, server_id = ids.partition(':')
+                if alias.startswith(_PORT) and server_id and base.may_be_of(installation, by):
+                    found.add((server_id, port_id))
+            return found
 
         return _apart(work)
 
@@ -182,8 +189,8 @@ class NetnsVIFDriver(base.VIFDriver):
         if pair is None:
             pair = self._make_pair(host, guest, nic, port, bridge)
         end, inner = pair
-        if not end.get('ifalias'):
-            # The other end is not up yet, hence this one has no address either.
+        if end.get('ifalias') != nic.alias:
+            # A new one: the other end is not up yet, hence this one has no address either.
             host.change('set', index=end['index'], ifalias=nic.alias, IFLA_AF_SPEC=links.NO_ADDRESS)
         host.adapt(end, master=bridge['index'], mtu=port.mtu, state='up')
         present = guest.addresses(inner)
@@ -291,18 +298,23 @@ def _effective() -> int:
 
 
 class _Nic:
-    """What follows from the ids of a port and its server."""
+    """What follows from the ids of a port and its server.
 
-    def __init__(self, port_id: str, server_id: str) -> None:
+    :param installation: the one that plugs it; empty: that is not known
+    """
+
+    def __init__(self, port_id: str, server_id: str, installation: str = '') -> None:
         self.name = f'osv{_digest(port_id)}'
-        self.alias = f'{_PORT}{port_id}:{server_id}'
+        self._ids = f'{_PORT}{port_id}:{server_id}'
+        self.alias = f'{self._ids}{_BY}{installation}' if installation else self._ids
         self.inner_alias = f'{_PORT}{port_id}'
-        self.mac = links.mac_address(_digest(self.alias))
+        self.mac = links.mac_address(_digest(self._ids))
 
     def owns(self, end: Any) -> bool:
-        """Whether a host's end is this one's, be it without its alias yet."""
-        alias = end.get('ifalias')
-        return alias == self.alias or (not alias and end.get('address') == self.mac)
+        """Whether a host's end is this one's, whoever has plugged it, and be it without its alias yet."""
+        alias = end.get('ifalias') or ''
+        is_new = not alias and end.get('address') == self.mac
+        return is_new or alias == self._ids or alias.startswith(f'{self._ids}{_BY}')
 
 
 def _is_of_another_server(end: Any) -> bool:

@@ -53,6 +53,8 @@ _TRUNK = 'tbr-'
 #: Our key in the external ids of an interface, and how far it is.
 _KEY = 'osif'
 _BEGUN, _COMPLETE = 'plugging', 'plugged'
+#: Beside it: the installation that has plugged it.
+_BY = 'osif-installation'
 _ALIAS = 'osif:'
 #: <linux/if_tun.h>
 _TUNSETIFF, _TUNSETPERSIST, _IFF_TAP, _IFF_NO_PI, _IFF_TUN_EXCL = 0x400454CA, 0x400454CB, 0x0002, 0x1000, 0x8000
@@ -101,7 +103,7 @@ class OVSVIFDriver(base.VIFDriver):
         :raises Unavailable: ovsdb-server does not answer, and nothing happened
         :raises UnknownOutcome: it has fallen silent on the way, or ovs-vswitchd does not do what it is told
         """
-        nic = _Nic.of(port.id, server.id)
+        nic = _Nic.of(port.id, server.id, fence.installation)
         if nic is None:
             raise exceptions.PlugFailed(operator=f'no device can be named after port {port.id!r}')
         bridge = str(port.vif_details.get('bridge_name') or self._conf.bridge)
@@ -142,13 +144,17 @@ class OVSVIFDriver(base.VIFDriver):
         found = self._rows({'vm-uuid': server.id, _KEY: _COMPLETE})
         return {row.external_ids['iface-id'] for row in found if row.is_in_use and 'iface-id' in row.external_ids}
 
-    def find_plugged(self, ctxt: RequestContext) -> set[tuple[str, str]]:
+    def find_plugged(self, ctxt: RequestContext, installation: str) -> set[tuple[str, str]]:
         """Those that are half made, or have lost their device, too.
 
         :raises Unavailable: ovsdb-server does not answer
         """
         ids = [row.external_ids for row in self._rows({_KEY: _COMPLETE}, {_KEY: _BEGUN})]
-        return {(one['vm-uuid'], one['iface-id']) for one in ids if {'vm-uuid', 'iface-id'} <= one.keys()}
+        return {
+            (one['vm-uuid'], one['iface-id'])
+            for one in ids
+            if {'vm-uuid', 'iface-id'} <= one.keys() and base.may_be_of(installation, one.get(_BY, ''))
+        }
 
     def _rows(self, *wanted: dict[str, str]) -> list[_Row]:
         """All interfaces that have any of these among their external ids."""
@@ -203,15 +209,19 @@ class OVSVIFDriver(base.VIFDriver):
 
 @dataclasses.dataclass(frozen=True)
 class _Nic:
-    """What follows from the ids of a port and its server."""
+    """What follows from the ids of a port and its server.
+
+    ``installation`` is the one that plugs it; empty: that is not known.
+    """
 
     port_id: str
     server_id: str
+    installation: str = ''
 
     @classmethod
-    def of(cls, port_id: str, server_id: str) -> _Nic | None:
+    def of(cls, port_id: str, server_id: str, installation: str = '') -> _Nic | None:
         """None: the kernel would take no such names."""
-        nic = cls(port_id, server_id)
+        nic = cls(port_id, server_id, installation)
         if (
             not re.fullmatch(r'[0-9A-Za-z_-]+', port_id)
             or len(nic.alias.encode(errors='replace')) > links.LONGEST_ALIAS
@@ -239,12 +249,13 @@ class _Nic:
         return links.mac_address(hashlib.sha256(self.alias.encode()).hexdigest())
 
     def external_ids(self, mac_address: str) -> dict[str, str]:
-        return {
+        ids = {
             'iface-id': self.port_id,
             'iface-status': 'active',
             'attached-mac': mac_address,
             'vm-uuid': self.server_id,
         }
+        return ids | {_BY: self.installation} if self.installation else ids
 
     def owns(self, row: _Row | None) -> bool:
         """Whether an interface is this one's."""

@@ -74,7 +74,7 @@ class RpcVIFDriver(base.VIFDriver):
         :raises ServerNotReady: the server is on no host
         """
         agent = self._agent(_host(server))
-        order = base.Order(base.Direction.PLUG, server.id, port.id, fence.record, fence.generation)
+        order = _order(base.Direction.PLUG, server, port.id, fence)
         forms = {'server': messages.dump_server(server), 'port': messages.dump_port(port)}
         try:
             plug_data: dict[str, Any] = self._carry_out(ctxt, agent, fence, order, **forms)
@@ -97,7 +97,7 @@ class RpcVIFDriver(base.VIFDriver):
         """A server that is on no host has no NIC, and neither has one on a host that is gone."""
         if server.host is None or server.host in self._conf.gone_hosts:
             return
-        order = base.Order(base.Direction.UNPLUG, server.id, port_id, fence.record, fence.generation)
+        order = _order(base.Direction.UNPLUG, server, port_id, fence)
         forms = {'server': messages.dump_server(server), 'plug_data': plug_data}
         self._carry_out(ctxt, self._agent(server.host), fence, order, **forms)
 
@@ -228,6 +228,10 @@ class _Plugged(Exception):
     """It is not known who has plugged the NIC and how, but it is there."""
 
 
+def _order(direction: base.Direction, server: base.Server, port_id: str, fence: base.Fence) -> base.Order:
+    return base.Order(direction, server.id, port_id, fence.record, fence.generation, fence.installation)
+
+
 def _host(server: base.Server) -> str:
     """:raises ServerNotReady: the server is on none"""
     if server.host is None:
@@ -280,7 +284,7 @@ class _OrdersEndpoint:
         self._orders = orders
 
     def ping(self, _context: dict[str, Any]) -> dict[str, Any]:
-        return messages.answer(lambda: None)
+        return messages.answer(lambda: messages.dump_installation(self._orders.installation()))
 
     def time_left(self, _context: dict[str, Any], order: dict[str, Any], host: str) -> dict[str, Any]:
         return messages.answer(lambda: self._orders.time_left(messages.load_order(order), host))

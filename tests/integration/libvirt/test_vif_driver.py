@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -74,6 +75,38 @@ def test_a_nic_is_as_the_port_says(machine: Machine) -> None:
     link = machine.hypervisor.ip('-o', 'link', 'show', tap)
     assert f'mtu {MTU} ' in link
     assert f'master {LINUX_BRIDGE} ' in link
+
+
+def test_who_has_plugged_a_nic_stands_in_the_metadata_of_its_domain(machine: Machine) -> None:
+    import libvirt
+
+    driver, (server, _) = machine.driver(), machine.servers
+    port = make_port(server)
+
+    def notes(server: base.Server) -> list[str]:
+        # In the domain as it runs, and as it is configured.
+        told = []
+        for flag in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
+            domain = ElementTree.fromstring(machine.hypervisor.find(server.id).XMLDesc(flag))
+            found = domain.find(f'metadata/{{urn:os-interface-ext:port:{port.id}}}nic')
+            told += [found.get('installation', '')] if found is not None else []
+        return told
+
+    # As an earlier version has plugged it.
+    plug(driver, server, port)
+    assert notes(server) == []
+    for installation in ('one', 'another'):
+        fence = dataclasses.replace(contract.fence(), installation=installation)
+        driver.plug(contract.member(server), server, port, fence)
+        assert notes(server) == [installation] * 2
+        assert machine.everywhere(server) == [port.id]
+    unplug(driver, server, port.id)
+    assert notes(server) == []
+    with machine.defined(boots=False) as other:
+        driver.plug(contract.member(other), other, port, fence)
+        assert notes(other) == ['another'] * 2
+        unplug(driver, other, port.id)
+        assert notes(other) == []
 
 
 @pytest.mark.parametrize(

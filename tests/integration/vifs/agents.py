@@ -22,9 +22,14 @@ _BROKER = 5672
 
 
 class Host:
-    """A host with its agent. The broker is reached at a port of the namespace's own loopback, which passes on."""
+    """A host with its agent. The broker is reached at a port of the namespace's own loopback, which passes on.
 
-    def __init__(self, name: str, topic: str, folder: pathlib.Path, way: proxy.Proxy) -> None:
+    :param locks: where the agents of one host lock each other out
+    """
+
+    def __init__(
+        self, name: str, topic: str, folder: pathlib.Path, way: proxy.Proxy, locks: pathlib.Path | None = None
+    ) -> None:
         self.name = name
         self.way = way
         self.log = folder / f'{name}.log'
@@ -42,7 +47,7 @@ class Host:
             'ping_timeout = 3',
             'timeout = 5',
             '[netns]',
-            f'lock_path = {folder}/{name}.lock',
+            f'lock_path = {locks or folder / f"{name}.lock"}',
             '[oslo_messaging_rabbit]',
             'rabbit_interval_max = 1',
         ]

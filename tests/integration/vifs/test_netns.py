@@ -160,6 +160,24 @@ def test_both_ends_are_as_the_port_says(machine: Machine) -> None:
     assert bridge['addr_info'] == end['addr_info'] == []
 
 
+def test_the_installation_is_in_the_alias_of_the_hosts_end(machine: Machine) -> None:
+    driver, (server, _) = machine.driver(), machine.servers
+    port = make_port(server)
+    # As an earlier version has plugged it.
+    name = plug(driver, server, port)['host_interface']
+    before = {link['ifname']: link for link in namespaces.links(machine.host)}[name]
+    fence = dataclasses.replace(contract.fence(), installation='an-installation')
+    driver.plug(contract.member(server), server, port, fence)
+    after = {link['ifname']: link for link in namespaces.links(machine.host)}[name]
+    assert (before['ifalias'], after['ifalias']) == (
+        f'osif:{port.id}:{server.id}',
+        f'osif:{port.id}:{server.id}#an-installation',
+    )
+    assert after == before | {'ifalias': after['ifalias']}
+    unplug(driver, server, port.id)
+    assert machine.links() == []
+
+
 def test_without_prefixes_those_of_the_options_are_taken(machine: Machine) -> None:
     machine.options |= {'prefix_v4': '25', 'prefix_v6': '80'}
     server = machine.servers[0]

@@ -204,6 +204,12 @@ def test_everything_is_as_agents_expect_it(machine: Machine) -> None:
         'vm-uuid': server.id,
         'osif': 'plugged',
     }
+    # Of one that is there, the mark alone is changed by whoever plugs it next.
+    fence = dataclasses.replace(contract.fence(), installation='an-installation')
+    assert driver.plug(contract.member(server), server, port, fence) == told
+    before = row
+    (row,) = machine.switch.interfaces().values()
+    assert row == before | {'external_ids': before['external_ids'] | {'osif-installation': 'an-installation'}}
     assert row['ofport'] > 0
     assert row['error'] == ['set', []]
     assert machine.switch.ports(BRIDGE) == {name}
@@ -322,7 +328,7 @@ def test_what_a_reboot_leaves_is_not_plugged(machine: Machine) -> None:
             assert time.monotonic() < until
             time.sleep(0.02)
         # An agent is told of it all the same.
-        assert set(driver.find_plugged(service_context())) == {(server.id, port.id)}
+        assert set(driver.find_plugged(service_context(), '')) == {(server.id, port.id)}
         if again is plug:
             plug(driver, server, port)
             assert plugged(driver, server) == {port.id}
@@ -644,6 +650,8 @@ def test_a_lock_that_another_one_keeps(machine: Machine) -> None:
 
 class _Until:
     """A fence that lets so many changes pass."""
+
+    installation = ''
 
     def __init__(self, changes: int) -> None:
         self._changes = iter(range(changes))

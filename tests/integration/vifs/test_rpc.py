@@ -101,12 +101,21 @@ class Site:
         rpc_options.register_opts(conf)
         return conf
 
-    def records(self) -> list[Record]:
+    @contextlib.contextmanager
+    def store(self) -> Iterator[Store]:
         database = Database.of(self.conf())
         try:
-            return list(Store(database, lease=30.0).listed())
+            yield Store(database, lease=30.0)
         finally:
             database.dispose()
+
+    def records(self) -> list[Record]:
+        with self.store() as store:
+            return list(store.listed())
+
+    def installation(self) -> str:
+        with self.store() as store:
+            return store.installation
 
     def ports(self) -> dict[str, str]:
         """The ports that the network has, each with its device."""
@@ -380,6 +389,47 @@ def test_what_another_installation_has_plugged_is_left_alone(site: Site) -> None
         driver.unplug(ctxt, stranger, port.id, {}, contract.fence())
 
 
+def _reports(agent: agents.Host, text: str) -> None:
+    """Start an agent anew, and wait until it has reported that."""
+    begun = agent.hears(text)
+    agent.kill()
+    agent.start()
+    wait_until(lambda: agent.hears(text, begun) > 0)
+
+
+def test_two_installations_on_one_host(site: Site) -> None:
+    """Both know its servers, and neither the ports of the other: each takes out what it has left over itself."""
+    (host, _), (server, _) = site.hosts, site.servers
+    topic = f'osif-{uuid.uuid4().hex[:8]}'
+    folder = site.folder / topic
+    folder.mkdir()
+    (folder / 'osif.conf').write_text(_configuration(site.broker, folder, topic))
+    agent = agents.Host(host.name, topic, folder, host.way, site.folder / f'{host.name}.lock')
+    arguments = ['--config-file', str(folder / 'osif.conf'), '--inventory', str(site.folder / 'inventory.yaml')]
+    with contextlib.ExitStack() as stack:
+        running = start_serve(folder, *arguments)
+        stack.callback(running.stop)
+        stack.callback(agent.kill)
+        agent.start()
+        another = dataclasses.replace(site, service=running, folder=folder)
+        ours, theirs = site.attach(server)['port_id'], another.attach(server)['port_id']
+        for one in (host, agent):
+            _reports(one, '1 NICs are plugged here: 0 are to be unplugged at once, 0 have no record')
+        # What an earlier version has plugged may be of either.
+        host.kill()
+        driver, ctxt = _driver_of(site, host), contract.member(server)
+        lost = [base.Port(str(uuid.uuid4()), NETWORK, f'fa:16:3e:99:99:9{n}', PROJECT, mtu=MTU) for n in range(2)]
+        for port, installation in zip(lost, ('', site.installation()), strict=True):
+            driver.plug(ctxt, server, port, dataclasses.replace(contract.fence(), installation=installation))
+        _reports(host, '3 NICs are plugged here: 0 are to be unplugged at once, 2 have no record')
+        wait_until(lambda: sorted(namespaces.ports(server.id)) == sorted([ours, theirs]))
+        another.detach(server, theirs)
+        wait_until(lambda: namespaces.ports(server.id) == [ours])
+        assert another.records() == []
+    site.detach(server, ours)
+    site.nothing_left()
+
+
 # ---------------------------------------------------------------------- messages that come late
 
 
@@ -542,6 +592,9 @@ def test_an_agent_ends_without_a_broker(site: Site) -> None:
 
 class _AllHolds:
     """The suite has no records: whatever it orders holds."""
+
+    def installation(self) -> str:
+        return ''
 
     def time_left(self, order: base.Order, host: str) -> float:
         return contract.PATIENCE
