@@ -9,6 +9,7 @@ import os
 import pathlib
 import signal
 import threading
+import traceback
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -617,11 +618,14 @@ def test_a_fork_has_a_connection_of_its_own(machine: Machine) -> None:
     child = os.fork()
     if child == 0:
         status = 1
-        with contextlib.suppress(BaseException):
-            if plugged(driver, server) == {port.id}:
-                unplug(driver, server, port.id)
-                status = 0
-        os._exit(status)
+        try:
+            assert plugged(driver, server) == {port.id}
+            unplug(driver, server, port.id)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert plugged(driver, server) == set()
     plug(driver, server, port)
