@@ -250,16 +250,18 @@ class Stepper:
         self._watch.out_ended(ctxt, server, held.record)
 
     def _go_out(self, ctxt: RequestContext, server: base.Server, held: Held) -> None:
+        is_out = False
         try:
             if held.record.state is State.UNPLUGGING:
                 self._unplug(ctxt, server, held)
-                if self._vifs.has_side_effects:
-                    # Whatever comes now: the NIC is out, and nobody is to take out another.
-                    held = Held(dataclasses.replace(held.record, state=State.RELEASING), held.fence)
+                is_out = self._vifs.has_side_effects
+            if is_out:
+                # Whatever comes now: the NIC is out, and nobody is to take out another.
+                held = Held(dataclasses.replace(held.record, state=State.RELEASING), held.fence)
             if self._commits_together:
-                self._release_at_once(ctxt, held)
+                self._release_at_once(ctxt, held, is_out)
             else:
-                self._release(ctxt, self._renewed(held))
+                self._release(ctxt, self._renewed(held) if is_out else held)
         except exceptions.LostHold:
             raise
         except exceptions.NotSupported as error:
@@ -292,16 +294,16 @@ class Stepper:
             if record.reason is not Reason.UNDO or port_id in self._vifs.plugged(ctxt, server):
                 raise
 
-    def _release_at_once(self, ctxt: RequestContext, held: Held) -> None:
+    def _release_at_once(self, ctxt: RequestContext, held: Held, is_out: bool) -> None:
         try:
-            self._store.together(lambda: self._release(ctxt, self._renewed(held)))
+            self._store.together(lambda: self._release(ctxt, self._renewed(held) if is_out else held))
         except exceptions.UnknownOutcome:
             if self._store.get(held.record.id) is not None:
                 raise
 
     def _renewed(self, held: Held) -> Held:
-        """The hold anew where a NIC was taken out: that may have taken all the time that there was."""
-        return self._store.swap(held.record) if held.record.state is State.RELEASING else held
+        """The hold anew once a NIC is out: that may have taken all the time that there was."""
+        return self._store.swap(held.record)
 
     def _release(self, ctxt: RequestContext, held: Held) -> None:
         record = held.record

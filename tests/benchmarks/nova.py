@@ -1,27 +1,35 @@
 """The plug-in inside nova-api beside Nova's own code, on one cloud, in turn.
 
+    nova.py [--rounds N]
     nova.py --own http://…/v2.1 --filtered http://…/v2.1 [--process NAME=PID ...] [--rounds N]
 
-The user is that of the OS_… variables, ``--own`` a nova-api as it comes, ``--filtered`` one with the filter of
-this project, both of the same Nova. Makes a network, ports and servers, and removes them. ``--process`` names a
-process (with its children) whose CPU time is told; with the name ``own`` or ``filtered`` it is told of that side
-alone. Work that goes on after an answer (Neutron's events, nova-compute's look at them) is waited for and counted.
+The first makes a cloud of its own, as the tests do: Keystone, Neutron, and Nova with its fake hypervisor. The
+second is for one that is there: the user is that of the OS_… variables, ``--own`` a nova-api as it comes,
+``--filtered`` one with the filter of this project, both of the same Nova. Makes a network, ports and servers,
+and removes them. ``--process`` names a process (with its children) whose CPU time is told; with the name
+``own`` or ``filtered`` it is told of that side alone. Work that goes on after an answer (Neutron's events,
+nova-compute's look at them) is waited for and counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import os
 import pathlib
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openstack
 import openstack.connection
 from keystoneauth1 import adapter
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 #: Seconds after which Neutron has sent all its events, and nova-compute has worked on them.
 AFTERMATH = 4.0
@@ -123,20 +131,50 @@ def new_server(connection: openstack.connection.Connection) -> str:
     return str(compute.wait_for_server(made, wait=120).id)
 
 
+@contextlib.contextmanager
+def own_cloud() -> Iterator[tuple[openstack.connection.Connection, str, str, dict[str, int]]]:
+    """A user of a new cloud, the URLs of both sides, and the processes that work for them."""
+    from tests.integration.nova.conftest import World
+    from tests.services import openstack as services
+
+    with contextlib.ExitStack() as stack:
+        home = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cloud = stack.enter_context(services.running())
+        cloud.start_nova()
+        world = World(cloud, home)
+        stack.callback(world.close)
+        filtered = stack.enter_context(world.nova_api('filtered'))
+        names = ('keystone', 'neutron', 'nova-conductor', 'nova-compute')
+        processes = {name: cloud.pid(name) for name in names}
+        connection = cloud.connection('demo')
+        connection.compute.default_microversion = VERSION
+        yield connection, cloud.nova_url, filtered, processes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--own', required=True)
-    parser.add_argument('--filtered', required=True)
+    parser.add_argument('--own')
+    parser.add_argument('--filtered')
     parser.add_argument('--process', action='append', default=[], metavar='NAME=PID')
     parser.add_argument('--rounds', type=int, default=4)
     options = parser.parse_args()
-    connection = openstack.connect(compute_api_version='2.70')
-    processes = {name: int(pid) for name, _, pid in (given.partition('=') for given in options.process)}
-    table = Table(
-        {'own': Side(connection, options.own), 'filtered': Side(connection, options.filtered)},
-        processes,
-        options.rounds,
-    )
+    if bool(options.own) != bool(options.filtered):
+        parser.error('--own and --filtered go together')
+    if options.own:
+        processes = {name: int(pid) for name, _, pid in (given.partition('=') for given in options.process)}
+        compare(
+            openstack.connect(compute_api_version='2.70'), options.own, options.filtered, processes, options.rounds
+        )
+    else:
+        with own_cloud() as cloud:
+            compare(*cloud, options.rounds)
+
+
+def compare(
+    connection: openstack.connection.Connection, own: str, filtered: str, processes: dict[str, int], rounds: int
+) -> None:
+    """The table of all operations."""
+    table = Table({'own': Side(connection, own), 'filtered': Side(connection, filtered)}, processes, rounds)
     network = connection.network.create_network(name='benchmark')
     connection.network.create_subnet(network_id=network.id, ip_version=4, cidr='10.88.0.0/20')
     servers = [new_server(connection) for _ in range(3)]
@@ -152,7 +190,7 @@ def main() -> None:
 
         # These Nova knows, too.
         for _ in range(20):
-            Side(connection, options.filtered).attach(busy, net_id=network.id)
+            Side(connection, filtered).attach(busy, net_id=network.id)
 
         def there_and_back(side: Side, server_id: str, **wanted: str) -> None:
             side.detach(server_id, side.attach(server_id, **wanted))

@@ -26,7 +26,7 @@ _ATTEMPTS = 20
 
 _t = tables.ports
 _ADDRESS = (tables.addresses.c.position, tables.addresses.c.subnet_id, tables.addresses.c.ip_address)
-# What a list shows, for as many ports as a server has: each further column is a twentieth of the statement.
+# What a list shows, for as many ports as a server has: each further column costs a tenth of the statement.
 _LISTED = (_t.c.id, _t.c.network_id, _t.c.mac_address, _t.c.project_id, _t.c.status, _t.c.mark, _t.c.tag)
 _OTHERS = (_t.c.device_id, _t.c.device_owner, _t.c.host, _t.c.vnic_type, _t.c.admin_state_up, _t.c.name)
 
