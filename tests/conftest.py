@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import pathlib
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -33,6 +34,11 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    # Threads that wait for a broker which never comes outlive the run, and what they write to is closed.
+    logging.raiseExceptions = False
 
 
 def _running(context: contextlib.AbstractContextManager[Something]) -> Iterator[Something]:
