@@ -104,14 +104,8 @@ class Stepper:
         except Exception as error:
             if port is None and self._is_without_effect(held.record, error):
                 self._store.drop(held.record, result=False)
-                raise
-            try:
+            else:
                 self._undo(ctxt, server, held, error, port)
-            except exceptions.Unavailable:
-                if isinstance(error, exceptions.UnknownOutcome):
-                    # It may be attached, and stay so: the caller is to look.
-                    raise error from None
-                raise
             raise
         self._listeners.tell(Event.ATTACHED, record)
         return record, port
@@ -228,6 +222,11 @@ class Stepper:
             self.go_out(ctxt, server, held)
         except Pending as pending:
             raise exceptions.UndoPending(operator=f'undo of {error!r} is pending: {pending}') from error
+        except exceptions.Unavailable:
+            if isinstance(error, exceptions.UnknownOutcome):
+                # It may be attached, and stay so: the caller is to look.
+                raise error from None
+            raise
 
     # ------------------------------------------------------------------ out
 
@@ -261,7 +260,7 @@ class Stepper:
             if self._commits_together:
                 self._release_at_once(ctxt, held, is_out)
             else:
-                self._release(ctxt, self._renewed(held) if is_out else held)
+                self._release(ctxt, held, is_out)
         except exceptions.LostHold:
             raise
         except exceptions.NotSupported as error:
@@ -296,16 +295,15 @@ class Stepper:
 
     def _release_at_once(self, ctxt: RequestContext, held: Held, is_out: bool) -> None:
         try:
-            self._store.together(lambda: self._release(ctxt, self._renewed(held) if is_out else held))
+            self._store.together(lambda: self._release(ctxt, held, is_out))
         except exceptions.UnknownOutcome:
             if self._store.get(held.record.id) is not None:
                 raise
 
-    def _renewed(self, held: Held) -> Held:
-        """The hold anew once a NIC is out: that may have taken all the time that there was."""
-        return self._store.swap(held.record)
-
-    def _release(self, ctxt: RequestContext, held: Held) -> None:
+    def _release(self, ctxt: RequestContext, held: Held, is_out: bool) -> None:
+        if is_out:
+            # To take out the NIC may have taken all the time that there was.
+            held = self._store.swap(held.record)
         record = held.record
         if record.created and self._may_delete(ctxt, record):
             try:

@@ -277,6 +277,15 @@ def test_binding_failed_is_undone(setting: Setting, manager: Manager) -> None:
     setting.nothing_left()
 
 
+def test_an_outcome_that_is_unknown_and_an_undo_that_goes_on_later(setting: Setting, manager: Manager) -> None:
+    setting.cloud.hooks['after create'] = raising(exceptions.UnknownOutcome())
+    setting.cloud.hooks['before delete'] = raising(exceptions.Unavailable())
+    with pytest.raises(exceptions.UndoPending):
+        manager.attach(CTXT, setting.server, AttachRequest(network_id=setting.network_id))
+    [record] = setting.records()
+    assert (record.state, record.reason) == (State.RELEASING, Reason.UNDO)
+
+
 @pytest.mark.parametrize('point', ['after create', 'after claim'])
 @pytest.mark.parametrize('error', [exceptions.UnknownOutcome(), ConnectionResetError()])
 def test_an_answer_lost_leaves_nothing(setting: Setting, manager: Manager, point: str, error: Exception) -> None:
