@@ -222,8 +222,6 @@ _CLOCK = sa.select(now().label('clock'))
 _LEFT = sa.select((_t.c.lease_expires - now()).label('seconds')).where(
     _t.c.id == sa.bindparam('id'), _t.c.generation == sa.bindparam('generation')
 )
-
-
 _LISTED = (
     _RECORDS.where(
         _t.c.sequence > sa.bindparam('after', type_=sa.BigInteger), _is_any(_t.c.state), _is_any(_t.c.server_id)
@@ -595,7 +593,7 @@ class Store:
         for _ in range(_ATTEMPTS):
             try:
                 return self._db.together(work)
-            except (errors.DuplicateEntry, errors.ReferenceError):
+            except (DuplicateEntry, errors.ReferenceError):
                 continue
             except errors.CommitLost as error:
                 raise exceptions.UnknownOutcome(operator=f'database: {error}') from error

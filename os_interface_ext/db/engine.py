@@ -149,21 +149,19 @@ class Database:
 
     def fetch(self, statement: sa.Select[Any], values: prepared.Values = prepared.NOTHING) -> prepared.Result:
         """One SELECT of a request (see :mod:`.prepared`); it may be repeated, and is if a connection breaks."""
+        shared = self._of_thread.shared
+        if shared is not None:
+            return shared.do(lambda connection: connection.execute(statement, values))
         self.engine  # noqa: B018 (made on first use)
         assert self._read_engine is not None
         pool = self._read_engine.pool
         try:
             return self._fetch(statement, values)
         except errors.Disconnected:
-            if self._of_thread.shared is not None:
-                raise
             self._renew(pool)
             return self._fetch(statement, values)
 
     def _fetch(self, statement: sa.Select[Any], values: prepared.Values) -> prepared.Result:
-        shared = self._of_thread.shared
-        if shared is not None:
-            return shared.do(lambda connection: connection.execute(statement, values))
         connection = self._take(self._read_engine)
         try:
             return connection.execute(statement, values)
