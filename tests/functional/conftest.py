@@ -15,6 +15,7 @@ import webtest
 
 from os_interface_ext import conf as config
 from os_interface_ext.db.engine import Database
+from os_interface_ext.drivers.vifs.noop import NoopVIFDriver
 from os_interface_ext.extension import Extension
 from os_interface_ext.inventory import loader
 from os_interface_ext.middleware.static_tokens import StaticTokens
@@ -73,6 +74,12 @@ class World:
     def ports(self, server: str = 'srv_active') -> list[str]:
         answer = self.call('GET', self.url(server), who='admin')
         return [one['port_id'] for one in answer.json['interfaceAttachments']]
+
+
+class Plugs(NoopVIFDriver):
+    """Plugs nothing, but is taken at its word as if it did."""
+
+    has_side_effects = True
 
 
 Build = Callable[..., World]

@@ -17,10 +17,9 @@ from os_interface_ext.db import errors, tables
 from os_interface_ext.db.engine import Database
 from os_interface_ext.drivers.networks.sql import SQLNetworkDriver
 from os_interface_ext.drivers.servers.sql import SQLServerDriver
-from os_interface_ext.drivers.vifs.noop import NoopVIFDriver
 from os_interface_ext.inventory import tables as inventory
 from os_interface_ext.testing.faults import Faults, raises
-from tests.functional.conftest import NAMES, Build, World
+from tests.functional.conftest import NAMES, Build, Plugs, World
 
 COMMITS = ('before commit', 'after commit')
 BY_NETWORK, BY_PORT = {'net_id': 'net1'}, {'port_id': 'p_free'}
@@ -29,12 +28,6 @@ ways_to_attach = pytest.mark.parametrize('wanted', [BY_NETWORK, BY_PORT], ids=['
 
 class Died(BaseException):
     """The process is gone."""
-
-
-class Plugs(NoopVIFDriver):
-    """Plugs nothing, but is taken at its word as if it did."""
-
-    has_side_effects = True
 
 
 class Elsewhere(SQLNetworkDriver):

@@ -37,7 +37,7 @@ from os_interface_ext.observability import logs
 from os_interface_ext.observability.shelf import Shelf
 from os_interface_ext.testing.faults import Faults, wrap
 
-from .conftest import NAMES, Build, World
+from .conftest import NAMES, Build, Plugs, World
 
 Samples = dict[tuple[str, ...], float]
 
@@ -70,12 +70,6 @@ def scrape(world: World) -> dict[str, Samples]:
 @pytest.fixture
 def faults() -> Faults:
     return Faults()
-
-
-class Plugs(NoopVIFDriver):
-    """Plugs nothing, but is taken at its word as if it did."""
-
-    has_side_effects = True
 
 
 @pytest.fixture

@@ -540,7 +540,7 @@ def _seen(body: dict[str, Any], failure: type[exceptions.Unavailable]) -> _Seen:
             **listed,
             device_owner=body['device_owner'] or '',
             host=body.get('binding:host_id') or None,
-            vnic_type=body.get('binding:vnic_type') or 'normal',
+            vnic_type=body.get('binding:vnic_type') or base.NORMAL,
             admin_state_up=body['admin_state_up'],
             name=body['name'] or '',
             vif_type=None if vif_type == 'unbound' else vif_type,

@@ -244,7 +244,7 @@ class SQLNetworkDriver(base.NetworkDriver):
             'status': 'ACTIVE' if network.admin_state_up else 'DOWN',
             'admin_state_up': True,
             'port_security_enabled': network.port_security_enabled,
-            'vnic_type': 'normal',
+            'vnic_type': base.NORMAL,
             'device_id': server.id,
             'device_owner': _owner(server),
             'host': server.host,
